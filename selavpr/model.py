@@ -1,0 +1,434 @@
+"""The SelaVPR network: a frozen DINOv2 ViT, adapters in every block, two kinds of features.
+
+Everything of the method that is a layer is in this file (Lu et al., "Towards Seamless Adaptation
+of Pre-trained Models for Visual Place Recognition", ICLR 2024, section 3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from selavpr import images, weights
+from selavpr.errors import OptionError
+from selavpr.structs import PATCH, Features, ModelConfig
+
+TRAINED_GRID = 37
+"""DINOv2's position embedding was trained on 37 x 37 patches (518 pixels)."""
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Adapter(nn.Module):
+    """Bottleneck: Linear(C, C/2), ReLU, Linear(C/2, C) (paper, figure 2; ratio 0.5)."""
+
+    def __init__(self, width: int) -> None:
+        """Start as the zero function, so that an untrained network is the plain backbone."""
+        super().__init__()
+        self.down = nn.Linear(width, width // 2)
+        self.up = nn.Linear(width // 2, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., C]`` to ``[..., C]``; no skip connection inside."""
+        return self.up(F.relu(self.down(x)))  # type: ignore[no-any-return]
+
+
+class AdaptedBlock(Block):  # type: ignore[misc]
+    """A ViT block with a serial adapter after attention and a parallel one beside the MLP.
+
+    x = x + ls1(a + A1(a)),            a = attn(norm1(x))     (paper, eq. 4)
+    x = x + ls2(mlp(n) + s * A2(n)),   n = norm2(x)           (paper, eq. 5)
+    """
+
+    def __init__(self, dim: int, *args: Any, **kwargs: Any) -> None:
+        """Take timm's arguments as they are: this is its ``block_fn``."""
+        super().__init__(dim, *args, **kwargs)
+        self.attn_adapter = Adapter(dim)
+        self.mlp_adapter = Adapter(dim)
+        self.adapter_scale = 0.2
+
+    def forward(self, x: Tensor, adapted: bool = True) -> Tensor:
+        """``[B, N, C]`` to ``[B, N, C]``; ``adapted=False`` runs the frozen block alone."""
+        attended = self.attn(self.norm1(x))
+        if adapted:
+            attended = attended + self.attn_adapter(attended)
+        x = x + self.ls1(attended)
+        normed = self.norm2(x)
+        out = self.mlp(normed)
+        if adapted:
+            out = out + self.adapter_scale * self.mlp_adapter(normed)
+        return x + self.ls2(out)  # type: ignore[no-any-return]
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling of L2-normalised tokens, with a learnt power p (starts at 3)."""
+
+    def __init__(self) -> None:
+        """Create p, the only parameter."""
+        super().__init__()
+        self.p = nn.Parameter(torch.full((1,), 3.0))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``[B, h, w, C]`` to ``[B, C]`` of unit L2 norm."""
+        unit = F.normalize(tokens, dim=-1)
+        pooled = unit.clamp(min=1e-6).pow(self.p).mean(dim=(1, 2)).pow(1 / self.p)
+        return F.normalize(pooled, dim=-1)
+
+
+class LocalHead(nn.Module):
+    """Two up-convolutions that turn h x w tokens into (4h-3) x (4w-3) local descriptors."""
+
+    def __init__(self, width: int, hidden: int, dim: int) -> None:
+        """C -> hidden -> dim channels, each 3 x 3 with stride 2 and padding 1."""
+        super().__init__()
+        self.up1 = nn.ConvTranspose2d(width, hidden, 3, stride=2, padding=1)
+        self.up2 = nn.ConvTranspose2d(hidden, dim, 3, stride=2, padding=1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``[B, h, w, C]`` to ``[B, 4h-3, 4w-3, dim]`` of unit L2 norm."""
+        dense = self.up2(F.relu(self.up1(tokens.permute(0, 3, 1, 2))))
+        return F.normalize(dense.permute(0, 2, 3, 1).float(), dim=-1)
+
+    @torch.no_grad()
+    def start_as_projection(self, mean: Tensor, projection: Tensor) -> None:
+        """Set the weights so that the head projects centred tokens and upsamples them bilinearly.
+
+        A far better start than random weights: matching works before any training. The hidden
+        channels carry the projection and its negative, so that the ReLU between loses nothing:
+        relu(p) - relu(-p) = p. The kernel (1, 2, 1)/2 in both directions is the bilinear one.
+
+        Args:
+            mean: ``[C]``, subtracted from every token.
+            projection: ``[dim, C]``, for example the leading principal components.
+
+        Raises:
+            OptionError: there are fewer than twice ``dim`` hidden channels.
+        """
+        dim = projection.shape[0]
+        if self.up1.out_channels < 2 * dim or self.up2.out_channels != dim:
+            raise OptionError("A projection start needs local_hidden to be twice local_dim.")
+        line = torch.tensor([0.5, 1.0, 0.5])
+        kernel = line[:, None] * line
+        for module in (self.up1, self.up2):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        both = torch.cat([projection, -projection])
+        self.up1.weight[:, : 2 * dim] = both.T[:, :, None, None] * kernel
+        self.up1.bias[: 2 * dim] = -both @ mean  # type: ignore[index]
+        channel = torch.arange(dim)
+        self.up2.weight[channel, channel] = kernel
+        self.up2.weight[channel + dim, channel] = -kernel
+
+
+class SelaVPR(nn.Module):
+    """The network. Only adapters, local head and GeM's p train; the ViT stays as it was.
+
+    ``SelaVPR(config)`` has random weights; ``SelaVPR.from_pretrained()`` has useful ones.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the network on the CPU, in float32, in training mode."""
+        super().__init__()
+        self.config = config
+        self.precision: torch.dtype = torch.float32
+        self.card: dict[str, Any] = {}
+        self.backbone_repo: str | None = None
+        self.backbone = VisionTransformer(
+            img_size=TRAINED_GRID * PATCH,
+            patch_size=PATCH,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            init_values=1e-5,
+            reg_tokens=config.registers,
+            no_embed_class=config.registers > 0,
+            num_classes=0,
+            global_pool="",
+            dynamic_img_size=True,
+            block_fn=AdaptedBlock,
+        )
+        for block in self.backbone.blocks:
+            block.adapter_scale = config.adapter_scale
+        self.pool = GeM()
+        self.local_head = LocalHead(config.width, config.local_hidden, config.local_dim)
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad = "_adapter." in name
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] = weights.DEFAULT_MODEL,
+        *,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        backbone: str | os.PathLike[str] | None = None,
+    ) -> SelaVPR:
+        """Load a trained model, ready for inference.
+
+        Args:
+            name: a bundled model, a folder, or a Hub repository ``org/name[@revision]``.
+            device: ``"auto"`` takes a GPU where there is one.
+            precision: of the arithmetic. ``"auto"`` is bfloat16 (or float16) on GPUs, bfloat16 on
+                CPUs built for it, else float32; ``"float32"`` is exact.
+            backbone: safetensors file to use instead of the backbone the model names.
+
+        Raises:
+            WeightsError: no such model, damaged files, tensors that do not fit, wrong backbone.
+            HubError: something could not be fetched.
+            OptionError: an unknown device or precision.
+        """
+        return cls.from_weights(weights.load(name, backbone), device=device, precision=precision)
+
+    @classmethod
+    def from_official_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+    ) -> SelaVPR:
+        """Load a .pth file of the reference implementation; see ``weights.load_official``."""
+        return cls.from_weights(weights.load_official(path), device=device, precision=precision)
+
+    @classmethod
+    def from_weights(
+        cls,
+        source: weights.Weights,
+        *,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+    ) -> SelaVPR:
+        """Build the network around loaded tensors, strictly; see ``from_pretrained``."""
+        model = cls(source.config)
+        frozen = weights.cut(source.backbone, source.config.depth)
+        state = {name: x for name, x in model.state_dict().items()}
+        trained_names = {name for name, x in model.named_parameters() if x.requires_grad}
+        trained = {name: state[name] for name in trained_names}
+        expected = {
+            name.removeprefix("backbone."): x for name, x in state.items() if name not in trained
+        }
+        weights.check_names(trained, source.trained, "adapters")
+        weights.check_names(expected, frozen, "backbone's tensors")
+        full = {**source.trained, **{f"backbone.{name}": x for name, x in frozen.items()}}
+        model.load_state_dict(full, strict=True)
+        model.card = source.card
+        model.backbone_repo = source.backbone_repo
+        return model.eval().place(device, precision)
+
+    def place(
+        self, device: str | torch.device = "auto", precision: Precision = "auto"
+    ) -> SelaVPR:
+        """Move to a device and choose the precision of ``extract``.
+
+        Raises:
+            OptionError: an unknown device or precision, or a device this machine lacks.
+        """
+        chosen = _device(device)
+        self.precision = _precision(precision, chosen)
+        return self.to(chosen)
+
+    def to_weights(self) -> weights.Weights:
+        """The tensors and the card, as ``weights.save`` takes them."""
+        state = {name: x.detach().cpu() for name, x in self.state_dict().items()}
+        trained = {name for name, x in self.named_parameters() if x.requires_grad}
+        return weights.Weights(
+            self.config,
+            {name: state[name] for name in trained},
+            {n.removeprefix("backbone."): x for n, x in state.items() if n not in trained},
+            self.card,
+            self.backbone_repo,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.pool.p.device
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every tensor and setting that decides the features of this model."""
+        source = self.to_weights()
+        frozen = weights.fingerprint(source.backbone, self.config.depth)
+        trained = weights.fingerprint(source.trained, self.config.depth)
+        return weights.digest([frozen, trained, dataclasses.asdict(self.config)])
+
+    def forward(
+        self, pixel_values: Tensor, *, local: bool = False, adapted: bool = True
+    ) -> Features:
+        """Compute the features of a batch.
+
+        Args:
+            pixel_values: ``[B, 3, H, W]`` normalised as ``images.preprocess`` does; H and W are
+                multiples of 14.
+            local: also compute the local descriptors.
+            adapted: False leaves the adapters out: the plain backbone, for comparison.
+
+        Returns:
+            ``descriptor [B, C]``, ``tokens [B, H/14, W/14, C]`` and, where asked for,
+            ``local [B, 4h-3, 4w-3, local_dim]``; all float32.
+
+        Raises:
+            OptionError: the shape is not as above.
+        """
+        shape = tuple(pixel_values.shape)
+        if len(shape) != 4 or shape[1] != 3 or shape[2] % PATCH or shape[3] % PATCH or 0 in shape:
+            raise OptionError(
+                f"pixel_values must be [B, 3, H, W] with H and W multiples of {PATCH}, "
+                f"not {list(shape)}."
+            )
+        h, w = shape[2] // PATCH, shape[3] // PATCH
+        x = self._embed(self.backbone.patch_embed(pixel_values).flatten(1, 2), h, w)
+        for block in self.backbone.blocks:
+            x = block(x, adapted)
+        x = self.backbone.norm(x)[:, 1 + self.config.registers :].float()
+        tokens = x.reshape(-1, h, w, self.config.width)
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            # Powers and norms lose too much in half precision.
+            descriptor = self.pool(tokens)
+        return Features(descriptor, tokens, self.densify(tokens) if local else None)
+
+    def densify(self, tokens: Tensor) -> Tensor:
+        """Local descriptors from tokens.
+
+        Args:
+            tokens: ``[B, h, w, C]``.
+
+        Returns:
+            ``[B, 4h-3, 4w-3, local_dim]`` float32, unit L2 norm.
+        """
+        return self.local_head(tokens)  # type: ignore[no-any-return]
+
+    def extract(
+        self,
+        photos: Sequence[images.PhotoSource] | images.PhotoSource,
+        *,
+        local: bool = False,
+        adapted: bool = True,
+        batch_size: int = 8,
+    ) -> Features:
+        """Features of photos, from preprocessing to the CPU-side result, in one call.
+
+        Args:
+            photos: one or more photos, anything ``images.load_image`` opens.
+            local: also compute the local descriptors.
+            adapted: False leaves the adapters out.
+            batch_size: photos per pass; bounds the memory.
+
+        Returns:
+            Features on the model's device, in the order of the photos.
+
+        Raises:
+            PhotoError: a photo cannot be read.
+            OptionError: no photos; or, where the aspect is kept, photos of different shapes.
+        """
+        if isinstance(photos, (str, bytes, os.PathLike, Image.Image)) or hasattr(photos, "shape"):
+            photos = [photos]  # type: ignore[list-item]
+        return Features.cat(
+            self.extract_each(photos, local=local, adapted=adapted, batch_size=batch_size)
+        )
+
+    @torch.inference_mode()
+    def extract_each(
+        self,
+        photos: Iterable[images.PhotoSource],
+        *,
+        local: bool = False,
+        adapted: bool = True,
+        batch_size: int = 8,
+    ) -> list[Features]:
+        """Like ``extract``, one ``Features`` of batch size 1 per photo; shapes may differ."""
+        if batch_size < 1:
+            raise OptionError(f"batch_size must be 1 or more, not {batch_size}.")
+        tensors = [images.preprocess(images.load_image(p), self.config) for p in photos]
+        results: list[Features | None] = [None] * len(tensors)
+        sizes = [(t.shape[1], t.shape[2]) for t in tensors]
+        training = self.training
+        self.eval()
+        try:
+            for group in images.batches(sizes, batch_size):
+                batch = torch.stack([tensors[i] for i in group]).to(self.device)
+                with self._autocast():
+                    features = self(batch, local=local, adapted=adapted)
+                for i, one in zip(group, features, strict=True):
+                    results[i] = one
+        finally:
+            self.train(training)
+        return [features for features in results if features is not None]
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision)
+
+    def _embed(self, patches: Tensor, h: int, w: int) -> Tensor:
+        """Add positions to ``[B, h*w, C]`` patches and put class and register tokens in front."""
+        vit = self.backbone
+        position = vit.pos_embed.float()
+        with_class = self.config.registers == 0
+        grid = _resample_positions(position[:, 1:] if with_class else position, h, w)
+        first = vit.cls_token + position[:, :1] if with_class else vit.cls_token
+        prefix = [first] if vit.reg_token is None else [first, vit.reg_token]
+        rows = [token.expand(len(patches), -1, -1) for token in prefix]
+        return torch.cat([*rows, patches + grid], dim=1)
+
+
+def _resample_positions(grid: Tensor, h: int, w: int) -> Tensor:
+    """Bring ``[1, 37*37, C]`` positions to ``[1, h*w, C]`` by the reference's formula.
+
+    Bicubic without antialias at a scale of (n + 0.1)/37: the 0.1 guards DINOv2's own output size
+    against rounding, and shifts the samples, so it has to be kept.
+    """
+    if (h, w) == (TRAINED_GRID, TRAINED_GRID):
+        return grid
+    square = grid.reshape(1, TRAINED_GRID, TRAINED_GRID, -1).permute(0, 3, 1, 2)
+    with torch.autocast(grid.device.type, enabled=False):
+        resampled = F.interpolate(
+            square,
+            scale_factor=((h + 0.1) / TRAINED_GRID, (w + 0.1) / TRAINED_GRID),
+            mode="bicubic",
+        )
+    return resampled.permute(0, 2, 3, 1).reshape(1, h * w, -1)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(f"This machine has no device {str(name)!r}; try 'cpu'.") from error
+    return device
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise OptionError(f"precision must be auto, {', '.join(known)}, not {name!r}.")
+    if name == "float16" and device.type == "cpu":
+        raise OptionError("float16 needs a GPU; use float32 or bfloat16 on a CPU.")
+    return known[name]
+
+
+def _cpu_has_bf16() -> bool:
+    # Emulated bfloat16 is several times slower than float32; torch has no public question for it.
+    return any(
+        getattr(torch.cpu, question, lambda: False)()
+        for question in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )

@@ -1,0 +1,291 @@
+"""The values that travel between the modules: configuration, features, matches.
+
+All are frozen dataclasses. Tensors inside them are never written to after construction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from selavpr.errors import OptionError
+from selavpr.geo import Location
+
+PATCH = 14
+"""Side of a DINOv2 patch in input pixels; each patch becomes one token."""
+
+Resize = Literal["squash", "keep-aspect"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the network and of the pictures it takes. A reason stands beside each field.
+
+    Raises:
+        OptionError: a field is outside its domain.
+    """
+
+    width: int  # channels of a token: 384, 768, 1024 for ViT-S, -B, -L
+    depth: int  # blocks that are run; may be fewer than the backbone has
+    heads: int  # attention heads; DINOv2 uses 64 channels a head
+    registers: int = 0  # 4 for the reg4 backbones, whose attention maps are cleaner
+    adapter_scale: float = 0.2  # weight of the parallel adapter (paper, eq. 5: s = 0.2)
+    local_hidden: int = 256  # channels between the two up-convolutions
+    local_dim: int = 128  # channels of a local descriptor
+    input_size: int = 224  # side of the network input in pixels, a multiple of 14
+    resize: Resize = "squash"  # reference: to a square; keep-aspect: same area, photo's shape
+    antialias: bool = False  # reference evaluation: off; on keeps fine texture from aliasing
+
+    def __post_init__(self) -> None:
+        """Check every field once, so that nothing downstream has to."""
+        for name in ("width", "depth", "heads", "local_hidden", "local_dim", "input_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"{name} must be a positive whole number, not {value!r}.")
+        if isinstance(self.registers, bool) or not isinstance(self.registers, int):
+            raise OptionError(f"registers must be a whole number, not {self.registers!r}.")
+        if self.registers < 0:
+            raise OptionError(f"registers must be 0 or more, not {self.registers}.")
+        if self.width % self.heads or self.width % 2:
+            raise OptionError(
+                f"width must be even and divisible by heads; {self.width} with {self.heads} is not."
+            )
+        if self.input_size % PATCH:
+            raise OptionError(f"input_size must be a multiple of {PATCH}, not {self.input_size}.")
+        if self.resize not in ("squash", "keep-aspect"):
+            raise OptionError(f"resize must be 'squash' or 'keep-aspect', not {self.resize!r}.")
+        if not isinstance(self.antialias, bool):
+            raise OptionError(f"antialias must be true or false, not {self.antialias!r}.")
+        if isinstance(self.adapter_scale, bool) or not isinstance(self.adapter_scale, (int, float)):
+            raise OptionError(f"adapter_scale must be a number, not {self.adapter_scale!r}.")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> ModelConfig:
+        """The configuration of a known backbone, for example ``"vit-l"`` or ``"vit-s-reg4"``.
+
+        Args:
+            name: one of ``PRESETS``.
+            **changes: fields to replace, for example ``depth=9, input_size=322``.
+        """
+        try:
+            fields = PRESETS[name]
+        except KeyError:
+            known = ", ".join(PRESETS)
+            raise OptionError(f"No preset is called {name!r}; there are {known}.") from None
+        return cls(**{**fields, **changes})
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> ModelConfig:
+        """The inverse of ``dataclasses.asdict``; unknown or missing fields are errors."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise OptionError(f"Unknown model option: {', '.join(unknown)}.")
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise OptionError(f"The model options are incomplete: {error}.") from error
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    f"vit-{letter}{suffix}": dict(width=width, depth=depth, heads=heads, registers=registers)
+    for letter, width, depth, heads in (("s", 384, 12, 6), ("b", 768, 12, 12), ("l", 1024, 24, 16))
+    for suffix, registers in (("", 0), ("-reg4", 4))
+}
+"""Backbones by name: DINOv2 ViT-S, -B, -L with patch 14, with and without 4 registers."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the network sees in B photos of one shape.
+
+    Attributes:
+        descriptor: ``[B, D]`` global descriptors, unit L2 norm.
+        tokens: ``[B, h, w, C]`` patch tokens after the last norm, not normalised.
+        local: ``[B, 4h-3, 4w-3, d]`` local descriptors, unit L2 norm; None where not asked for.
+    """
+
+    descriptor: Tensor
+    tokens: Tensor
+    local: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return self.descriptor.shape[0]
+
+    def __getitem__(self, rows: int | slice) -> Features:
+        """The features of some of the photos; an int keeps the batch axis."""
+        if isinstance(rows, int):
+            rows = slice(rows, rows + 1 or None)
+        local = None if self.local is None else self.local[rows]
+        return Features(self.descriptor[rows], self.tokens[rows], local)
+
+    def __iter__(self) -> Iterator[Features]:
+        """One photo at a time, each with its batch axis."""
+        return (self[i] for i in range(len(self)))
+
+    def to(self, *args: Any, **kwargs: Any) -> Features:
+        """Like ``Tensor.to``, for every tensor."""
+        local = None if self.local is None else self.local.to(*args, **kwargs)
+        return Features(
+            self.descriptor.to(*args, **kwargs), self.tokens.to(*args, **kwargs), local
+        )
+
+    @staticmethod
+    def cat(parts: list[Features]) -> Features:
+        """Join batches of the same shape along the batch axis.
+
+        Raises:
+            OptionError: the parts are empty or differ in shape.
+        """
+        if not parts:
+            raise OptionError("There is nothing to join: give at least one photo.")
+        if len({tuple(part.tokens.shape[1:]) for part in parts}) > 1:
+            raise OptionError(
+                "Photos of different shapes do not fit in one batch when their aspect is kept; "
+                "use extract_each, or a model whose resize is 'squash'."
+            )
+        local = [part.local for part in parts]
+        return Features(
+            torch.cat([part.descriptor for part in parts]),
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([x for x in local if x is not None]) if None not in local else None,
+        )
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Mutual nearest neighbours between a query and a candidate, in query order.
+
+    Attributes:
+        query: ``[M]`` int64, rows of the query's descriptors, ascending.
+        candidate: ``[M]`` int64, rows of the candidate's descriptors, each at most once.
+        similarity: ``[M]`` float32 inner products.
+    """
+
+    query: Tensor
+    candidate: Tensor
+    similarity: Tensor
+
+    def __len__(self) -> int:
+        """Number of matches."""
+        return self.query.shape[0]
+
+    def top(self, count: int) -> Matches:
+        """The ``count`` most similar matches, most similar first, ties by query row."""
+        order = torch.sort(self.similarity, descending=True, stable=True).indices[: max(count, 0)]
+        return Matches(self.query[order], self.candidate[order], self.similarity[order])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A reference photo of an index and where it was taken.
+
+    Attributes:
+        place_id: unique in its index.
+        image: path of the stored photo inside the index folder, with forward slashes; or empty.
+        location: where the camera stood.
+        heading: degrees clockwise from true north, 0 to 360; None where unknown.
+        captured_at: ISO 8601 date or time; empty where unknown.
+        street: street or label to show; empty where unknown.
+        credit: author to name; empty where none.
+        licence: licence of the photo; empty where unknown.
+    """
+
+    place_id: str
+    image: str
+    location: Location
+    heading: float | None = None
+    captured_at: str = ""
+    street: str = ""
+    credit: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A reference photo that may show the place of the query.
+
+    Attributes:
+        place: what the index knows of it.
+        row: its row in the index.
+        global_rank: 1 for the most similar global descriptor.
+        rank: 1 for the best after re-ranking; the same as ``global_rank`` without it.
+        similarity: cosine of the global descriptors, -1 to 1.
+        matches: mutual nearest neighbours of local features; None where not re-ranked.
+    """
+
+    place: Place
+    row: int
+    global_rank: int
+    rank: int
+    similarity: float
+    matches: int | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Where a photo was taken, and how sure that is.
+
+    Attributes:
+        location: the fused position.
+        radius50_m: half of the true positions lie within this many metres; None if uncalibrated.
+        radius90_m: nine tenths lie within this many metres; None if uncalibrated.
+        confidence: probability that the photo shows the indexed city, 0 to 1; None if uncalibrated.
+        verdict: ``"sure"``, ``"probably"``, ``"unsure"`` or ``"not here"``.
+        street: label of the place nearest to the position; empty where unknown.
+    """
+
+    location: Location
+    radius50_m: float | None
+    radius90_m: float | None
+    confidence: float | None
+    verdict: Literal["sure", "probably", "unsure", "not here"]
+    street: str = ""
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """The answer to one photo.
+
+    Attributes:
+        photo_size: ``(width, height)`` of the photo in pixels, upright.
+        candidates: in order of ``rank``; ``by_global_rank`` gives the other order.
+        location: the answer after both stages.
+        global_location: the answer of the first stage alone: its top candidate.
+        features: of the photo, kept for drawing matches and heat-maps.
+        timings_ms: stage name to milliseconds, in the order the stages ran.
+    """
+
+    photo_size: tuple[int, int]
+    candidates: tuple[Candidate, ...]
+    location: Estimate
+    global_location: Location
+    features: Features
+    timings_ms: Mapping[str, float]
+
+    @property
+    def by_global_rank(self) -> tuple[Candidate, ...]:
+        """The candidates as the first stage ordered them."""
+        return tuple(sorted(self.candidates, key=lambda c: c.global_rank))
+
+
+@dataclass(frozen=True)
+class KeypointMatches:
+    """Matches as positions in two photos, for drawing; most similar first.
+
+    Attributes:
+        query: ``[M, 2]`` float32 (x, y) in the query photo's pixels.
+        candidate: ``[M, 2]`` float32 (x, y) in the reference photo's pixels.
+        similarity: ``[M]`` float32.
+        agrees: ``[M]`` bool, true where the match fits the geometry most matches agree on.
+    """
+
+    query: Tensor
+    candidate: Tensor
+    similarity: Tensor
+    agrees: Tensor
