@@ -1,6 +1,6 @@
 """Files from and to the Hugging Face Hub, with one clear sentence for everything that can go wrong.
 
-The only module that knows huggingface_hub. Files live in its shared cache (``HF_HOME``); a file that
+The only module that knows huggingface_hub. Files live in its shared cache (``HF_HOME``); one that
 is there is used without asking the network, so a machine that is offline loses no time. A download
 that broke off is resumed by the next call.
 """
@@ -82,9 +82,7 @@ def push(folder: Path, repo: str, *, repo_type: RepoType = "model", message: str
     return str(done.commit_url)
 
 
-def _explained(
-    error: Exception, repo: str, filename: str | None, revision: str | None
-) -> HubError:
+def _explained(error: Exception, repo: str, filename: str | None, revision: str | None) -> HubError:
     """The sentence for an exception out of huggingface_hub; the most specific class comes first."""
     what = f"{filename} of {repo}" if filename else repo
     status = getattr(getattr(error, "response", None), "status_code", None)

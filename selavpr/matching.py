@@ -25,7 +25,7 @@ from selavpr.structs import PATCH, Matches
 Mode = Literal["exact", "fast"]
 
 STRIP = 256
-"""Query rows multiplied at a time on a CPU: with 3,721 columns a strip is 3.8 MB and stays in L3."""
+"""Query rows multiplied at a time on a CPU: with 3,721 columns a strip is 3.8 MB, inside L3."""
 
 GPU_BYTES = 128 << 20
 """Similarities held at a time on a GPU: enough to fill it, far below the 5.5 GB of the reference"""
@@ -153,7 +153,7 @@ def _count(query: Tensor, candidates: Tensor) -> Tensor:
     if query.is_cuda:
         step = max(1, GPU_BYTES // (4 * len(query) * candidates.shape[1]))
     counts = []
-    for block in candidates.split(step):
+    for block in torch.split(candidates, step):
         best, row_max, col_max = _extrema(query, block.float())
         # The distinct columns among mutual rows: where rows tie for a column, one of them counts.
         hit = torch.zeros_like(col_max, dtype=torch.int64)

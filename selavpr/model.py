@@ -226,9 +226,7 @@ class SelaVPR(nn.Module):
         model.backbone_repo = source.backbone_repo
         return model.eval().place(device, precision)
 
-    def place(
-        self, device: str | torch.device = "auto", precision: Precision = "auto"
-    ) -> SelaVPR:
+    def place(self, device: str | torch.device = "auto", precision: Precision = "auto") -> SelaVPR:
         """Move to a device and choose the precision of ``extract``.
 
         Raises:

@@ -131,9 +131,7 @@ class Features:
     def to(self, *args: Any, **kwargs: Any) -> Features:
         """Like ``Tensor.to``, for every tensor."""
         local = None if self.local is None else self.local.to(*args, **kwargs)
-        return Features(
-            self.descriptor.to(*args, **kwargs), self.tokens.to(*args, **kwargs), local
-        )
+        return Features(self.descriptor.to(*args, **kwargs), self.tokens.to(*args, **kwargs), local)
 
     @staticmethod
     def cat(parts: list[Features]) -> Features:

@@ -234,9 +234,13 @@ def load_official(path: str | os.PathLike[str]) -> Weights:
             f"{path.name} is not a readable PyTorch checkpoint, or it is cut off, or it holds more "
             "than weights."
         ) from error
-    state = checkpoint.get("model_state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    state: Any = checkpoint
+    if isinstance(checkpoint, dict):
+        state = checkpoint.get("model_state_dict", checkpoint)
     if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
-        raise WeightsError(f"{path.name} holds no model_state_dict; it is not a SelaVPR checkpoint.")
+        raise WeightsError(
+            f"{path.name} holds no model_state_dict; it is not a SelaVPR checkpoint."
+        )
     state = {str(name).removeprefix("module."): tensor.float() for name, tensor in state.items()}
     trained: State = {}
     frozen: State = {}
