@@ -1,0 +1,45 @@
+"""What the test modules share: deterministic hypothesis, a tiny random network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+from selavpr import ModelConfig, SelaVPR
+
+# The same examples on every machine and run; slow shared machines must not fail a test.
+settings.register_profile("selavpr", deadline=None, derandomize=True, database=None)
+settings.load_profile("selavpr")
+
+TINY = ModelConfig(width=32, depth=2, heads=4, local_hidden=16, local_dim=8, input_size=56)
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> SelaVPR:
+    """A network in which every tensor, adapters included, has an effect on the output."""
+    model = SelaVPR(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name != "pool.p":
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_config() -> ModelConfig:
+    return TINY
+
+
+@pytest.fixture
+def tiny_model(tiny_config: ModelConfig) -> SelaVPR:
+    return random_model(tiny_config)
+
+
+@pytest.fixture
+def tiny_reg4_model() -> SelaVPR:
+    return random_model(
+        ModelConfig(
+            width=32, depth=2, heads=4, registers=4, local_hidden=16, local_dim=8, input_size=56
+        )
+    )
