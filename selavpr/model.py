@@ -32,10 +32,14 @@ class Adapter(nn.Module):
     """Bottleneck: Linear(C, C/2), ReLU, Linear(C/2, C) (paper, figure 2; ratio 0.5)."""
 
     def __init__(self, width: int) -> None:
-        """Start as the zero function, so that an untrained network is the plain backbone."""
+        """C -> C/2 -> C channels."""
         super().__init__()
         self.down = nn.Linear(width, width // 2)
         self.up = nn.Linear(width // 2, width)
+        self.start_as_zero()
+
+    def start_as_zero(self) -> None:
+        """Become the zero function, so that an untrained network is the plain backbone."""
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
@@ -160,6 +164,9 @@ class SelaVPR(nn.Module):
         )
         for block in self.backbone.blocks:
             block.adapter_scale = config.adapter_scale
+            # timm gives every Linear inside a ViT random weights, the adapters' included.
+            block.attn_adapter.start_as_zero()
+            block.mlp_adapter.start_as_zero()
         self.pool = GeM()
         self.local_head = LocalHead(config.width, config.local_hidden, config.local_dim)
         for name, parameter in self.backbone.named_parameters():
