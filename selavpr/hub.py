@@ -8,15 +8,33 @@ that broke off is resumed by the next call.
 from __future__ import annotations
 
 import errno
+import hashlib
+import logging
+import re
+import shutil
 from pathlib import Path
 from typing import Literal
 
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
 from selavpr.errors import HubError
 
+logger = logging.getLogger(__name__)
+
 RepoType = Literal["model", "dataset", "space"]
+
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
+_CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, and of large file storage
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+class _BrokeOffError(Exception):
+    """A download ended early or arrived damaged; the text says which, in a user's words."""
 
 
 def fetch(
@@ -34,25 +52,58 @@ def fetch(
         filename: path inside the repository.
         revision: branch, tag or commit; the default branch when None.
         repo_type: what kind of repository it is.
-        refresh: ask the Hub for a newer version even when a cached one exists.
+        refresh: ask the Hub for a newer version even when a cached one exists; the cached one is
+            given when the Hub cannot be asked.
 
     Raises:
         HubError: offline, no such repository, revision or file, gated, cut off, or disk full.
     """
+    _check_names(repo, revision)
+    known = None
     try:
-        if not refresh:
-            cached = huggingface_hub.try_to_load_from_cache(
-                repo, filename, revision=revision, repo_type=repo_type
-            )
-            if isinstance(cached, str):
-                return Path(cached)
+        known = huggingface_hub.try_to_load_from_cache(
+            repo, filename, revision=revision, repo_type=repo_type
+        )
+        if isinstance(known, str) and not refresh:
+            return Path(known)
+        _download(repo, filename, revision, repo_type)
         return Path(
             huggingface_hub.hf_hub_download(
                 repo, filename, revision=revision, repo_type=repo_type, library_name="selavpr"
             )
         )
     except Exception as error:
-        raise _explained(error, repo, filename, revision) from error
+        explained = _explained(error, repo, filename, revision)
+        if isinstance(known, str):
+            logger.warning("Going on with the cached %s of %s: %s", filename, repo, explained)
+            return Path(known)
+        raise explained from error
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit a cached file belongs to, so that its siblings can be fetched from the same."""
+    for parent in path.parents:
+        if parent.parent.name == "snapshots":
+            return parent.name
+    return None
+
+
+def discard_damaged(path: Path) -> bool:
+    """Remove a cached file whose bytes are no longer those that the Hub has.
+
+    Returns:
+        True when it was removed, so that fetching it again makes sense; False when the file is as
+        it was published, or cannot be told.
+    """
+    blob = path.resolve()
+    try:
+        if not _CONTENT_HASH.fullmatch(blob.name) or _content_hash(blob) == blob.name:
+            return False
+        path.unlink()
+        blob.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def push(folder: Path, repo: str, *, repo_type: RepoType = "model", message: str) -> str:
@@ -70,56 +121,179 @@ def push(folder: Path, repo: str, *, repo_type: RepoType = "model", message: str
     Raises:
         HubError: no token, no right to write there, or the Hub cannot be reached.
     """
+    check_pushable(repo)
     try:
         huggingface_hub.create_repo(repo, repo_type=repo_type, exist_ok=True)
         done = huggingface_hub.upload_folder(
             repo_id=repo, folder_path=folder, repo_type=repo_type, commit_message=message
         )
-    except hub_errors.LocalTokenNotFoundError as error:
-        raise HubError(f"Pushing to {repo} needs a token: set HF_TOKEN.") from error
     except Exception as error:
+        if _status(error) in (401, 403):
+            raise HubError(
+                f"The Hub does not let this token write to {repo}: check the organisation's name, "
+                "and set HF_TOKEN to a token with write access."
+            ) from error
         raise _explained(error, repo, None, None) from error
     return str(done.commit_url)
+
+
+def check_pushable(repo: str) -> None:
+    """Find out cheaply, before long work, that ``push`` would fail.
+
+    Raises:
+        HubError: the name is not one the Hub takes, or there is no token.
+    """
+    _check_names(repo, None)
+    if not huggingface_hub.get_token():
+        raise HubError(
+            f"Pushing to {repo} needs a token with write access: set HF_TOKEN, "
+            "or run `hf auth login`."
+        )
+
+
+def _check_names(repo: str, revision: str | None) -> None:
+    """Refuse what is no name before it becomes part of a path or an address."""
+    # The Hub's own rules besides the pattern: these two are reserved, and 96 is the longest name.
+    if not _NAME.fullmatch(repo) or "--" in repo or ".." in repo or len(repo) > 96:
+        raise HubError(f"{repo!r} is not a Hub repository name; write it as organisation/name.")
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise HubError(f"{revision!r} is not a branch, tag or commit of {repo}.")
+
+
+def _download(repo: str, filename: str, revision: str | None, repo_type: RepoType) -> None:
+    """Bring a file's bytes into the cache, going on where an earlier call broke off.
+
+    huggingface_hub 2 deletes what it had when a download breaks off, so that a 1.2 GB file never
+    arrives over a line that drops every few minutes. Here the bytes are kept and put where
+    huggingface_hub keeps content; called next, it finds them there and only links them. If its
+    layout ever changes, it downloads them itself and nothing breaks.
+    """
+    url = huggingface_hub.hf_hub_url(repo, filename, revision=revision, repo_type=repo_type)
+    about = huggingface_hub.get_hf_file_metadata(
+        url, timeout=constants.HF_HUB_ETAG_TIMEOUT, library_name="selavpr"
+    )
+    etag, size = about.etag, about.size
+    if not etag or not _CONTENT_HASH.fullmatch(etag) or not size or not about.commit_hash:
+        return  # nothing to tell whether two parts are of one file
+    pinned = huggingface_hub.hf_hub_url(
+        repo, filename, revision=about.commit_hash, repo_type=repo_type
+    )
+    cache = Path(constants.HF_HUB_CACHE)
+    folder = repo_folder_name(repo_id=repo, repo_type=repo_type)
+    blob = cache / folder / "blobs" / etag
+    lock = cache / ".locks" / folder / f"{etag}.lock"
+    partial = blob.with_name(f"{etag}.selavpr.incomplete")
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if blob.exists():
+            return
+        with partial.open("ab") as file:
+            if file.tell() > size:
+                file.truncate(0)
+            start = file.tell()
+            if shutil.disk_usage(blob.parent).free < size - start:
+                raise OSError(errno.ENOSPC, f"{_megabytes(size - start)} are needed")
+            try:
+                http_get(
+                    pinned,
+                    file,
+                    resume_size=start,
+                    headers=build_hf_headers(library_name="selavpr"),
+                    expected_size=size,
+                    displayed_filename=filename,
+                )
+            except Exception as error:
+                if _status(error) is not None or getattr(error, "errno", None):
+                    raise
+                file.flush()
+                if file.tell() >= size:
+                    file.truncate(0)
+                    raise _BrokeOffError("arrived with more bytes than announced") from error
+                have = f"{_megabytes(file.tell())} of {_megabytes(size)}"
+                raise _BrokeOffError(f"broke off after {have}") from error
+        if len(etag) == 64 and _content_hash(partial, len(etag)) != etag:
+            partial.unlink()
+            raise _BrokeOffError("arrived damaged")
+        partial.replace(blob)
+
+
+def _content_hash(path: Path, length: int = 0) -> str:
+    """The hash the Hub names a file by: SHA-256 of large files, git's SHA-1 of small ones."""
+    if (length or len(path.name)) == 64:
+        sha = hashlib.sha256()
+    else:
+        sha = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sha.update(chunk)
+    return sha.hexdigest()
 
 
 def _explained(error: Exception, repo: str, filename: str | None, revision: str | None) -> HubError:
     """The sentence for an exception out of huggingface_hub; the most specific class comes first."""
     what = f"{filename} of {repo}" if filename else repo
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    cache = constants.HF_HUB_CACHE
+    status = _status(error)
     # huggingface_hub wraps what really happened (no network, disk full) in errors of its own.
     chain = _causes(error)
-    if any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in chain):
-        cache = huggingface_hub.constants.HF_HUB_CACHE
-        text = f"The disk is full: make room in {cache}, or point HF_HOME elsewhere, and try again."
-    elif isinstance(error, hub_errors.HFValidationError):
+    codes = {e.errno for e in chain if isinstance(e, OSError)}
+    if isinstance(error, hub_errors.HFValidationError):
         text = f"{repo!r} is not a Hub repository name; write it as organisation/name."
+    elif codes & {errno.ENOSPC, errno.EDQUOT}:
+        text = f"There is not enough room for {what}: free some in {cache}, or set HF_HOME to "
+        text += "another disk, and try again."
+    elif isinstance(error, PermissionError) or (
+        isinstance(error, OSError) and error.errno in _NOT_WRITABLE
+    ):
+        text = f"Cannot write {what} into the cache {cache} ({error.strerror}): make it writable, "
+        text += "or set HF_HOME to another folder."
+    elif isinstance(error, _BrokeOffError):
+        text = f"The download of {what} {error}; run it again"
+        text += " and it goes on from there." if "broke off" in str(error) else "."
     elif isinstance(error, hub_errors.GatedRepoError):
         text = (
-            f"{repo} is gated: accept its terms on huggingface.co/{repo}, "
+            f"{repo} is gated: accept its terms on {constants.ENDPOINT}/{repo}, "
             "then set HF_TOKEN to a token of yours and try again."
         )
     elif isinstance(error, hub_errors.DisabledRepoError):
-        text = f"The Hub has disabled {repo}; use another model."
+        text = f"The Hub has disabled {repo}; use another one."
     elif isinstance(error, hub_errors.RevisionNotFoundError):
-        text = f"{repo} has no revision {revision!r}; check the branch, tag or commit."
+        text = f"{repo} has no revision {revision or 'main'!r}; check the branch, tag or commit."
+    elif isinstance(error, hub_errors.RemoteEntryNotFoundError):
+        text = f"{repo} has no file {filename}; check that it is a repository for this program."
     elif isinstance(error, hub_errors.RepositoryNotFoundError) or status == 401:
         text = (
             f"The Hub has no repository {repo}, or it is private: "
             "check the name, or set HF_TOKEN to a token that may read it."
         )
-    elif isinstance(error, hub_errors.RemoteEntryNotFoundError):
-        text = f"{repo} has no file {filename}; it is not a SelaVPR repository."
     elif status == 403:
         text = f"The Hub does not allow this on {repo} with the present token; check HF_TOKEN."
+    elif status == 429:
+        text = f"The Hub asks for a pause (too many requests) before {what}; try again in a while."
     elif status is not None:
         text = f"The Hub answered {status} for {what}; try again later."
     elif any(isinstance(e, hub_errors.OfflineModeIsEnabled) for e in chain):
         text = f"{what} is not cached and HF_HUB_OFFLINE is set; unset it to download."
-    elif isinstance(error, hub_errors.LocalEntryNotFoundError):
-        text = f"{what} is not cached and the Hub cannot be reached; check the network."
+    elif any(isinstance(e, hub_errors.FileMetadataError) for e in chain):
+        text = (
+            f"{constants.ENDPOINT} does not answer like the Hub for {what}: check HF_ENDPOINT, "
+            "and whether a proxy or a login page is in between."
+        )
+    elif any(type(e).__name__ == "TooManyRedirects" for e in chain):
+        text = f"The Hub sends requests for {what} round in circles; check HF_ENDPOINT and proxy."
+    elif filename is None:
+        text = f"The upload to {what} failed ({_first_line(error)}); run it again."
     else:
-        text = f"The download of {what} broke off ({error}); run it again and it will resume."
+        text = f"{what} is not cached and the Hub cannot be reached ({_first_line(error)}); "
+        text += "check the network and try again."
     return HubError(text)
+
+
+def _status(error: Exception) -> int | None:
+    """HTTP status of the answer an exception is about; None where there was none."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -129,3 +303,11 @@ def _causes(error: BaseException) -> list[BaseException]:
         chain.append(current)
         current = current.__cause__ or current.__context__
     return chain
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -14,26 +14,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
+import pickle
 import re
 import shutil
+import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from selavpr import hub
-from selavpr.errors import OptionError, WeightsError
-from selavpr.structs import ModelConfig
+from selavpr.errors import HubError, OptionError, WeightsError
+from selavpr.structs import PATCH, PRESETS, ModelConfig
 
 State = dict[str, Tensor]
+Shape = tuple[int, ...]
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "weights"
 """Models that come with the repository, one folder each."""
@@ -46,8 +49,11 @@ ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE = (
     "backbone.safetensors",
     "config.json",
 )
+_MODEL_FILES = (ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE)
 FORMAT_VERSION = 1
 MAX_CONFIG_BYTES = 1 << 20
+POSITIONS = 37 * 37
+"""DINOv2's position embedding is for a grid of 37 x 37 patches."""
 
 TIMM_REPOS = {
     (width, registers): f"timm/vit_{size}_patch14{reg}_dinov2.lvd142m"
@@ -65,6 +71,10 @@ _OFFICIAL_TRAINED = {
     r"LocalAdapt\.upconv2\.": "local_head.up2.",
     r"aggregation\.1\.p$": "pool.p",
 }
+
+
+class DamagedError(WeightsError):
+    """A file of tensors that cannot be read; a fresh copy of it may help."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +109,22 @@ def load(name: str | os.PathLike[str], backbone: str | os.PathLike[str] | None =
     """
     text = os.fspath(name)
     if text in bundled_models():
-        return _from_parts(BUNDLED / text, None, None, backbone)
-    if Path(text).is_dir():
-        return _from_parts(Path(text), None, None, backbone)
-    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(.+))?", text)
-    if not match or text.startswith("."):
-        known = ", ".join(bundled_models()) or "none"
+        return _from_folder(BUNDLED / text, backbone)
+    if text and Path(text).is_dir():
+        return _from_folder(Path(text), backbone)
+    if Path(text).is_file():
+        raise WeightsError(
+            f"{text} is a file; a model is a folder. A checkpoint of the reference implementation "
+            "becomes one by: python -m selavpr convert CHECKPOINT FOLDER"
+        )
+    match = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:@(.+))?", text)
+    if not match or not isinstance(name, str):
+        known = ", ".join(bundled_models()) or "none here"
         raise WeightsError(
             f"No model is called {text!r}. Give a folder that holds {CONFIG_FILE}, a Hub "
             f"repository written organisation/name, or a bundled model ({known})."
         )
-    return _from_parts(None, match[1], match[2], backbone)
+    return _from_hub(match[1], match[2], backbone)
 
 
 def bundled_models() -> list[str]:
@@ -133,41 +148,74 @@ def save(
         dtype: float32, or float16 for half the size.
 
     Raises:
-        WeightsError: the folder exists and is not a model folder, or cannot be written.
+        WeightsError: the folder holds other things than a model, or cannot be written.
+        OptionError: another dtype.
     """
-    target = Path(folder)
-    if target.exists() and not (target / CONFIG_FILE).is_file() and any(_entries(target)):
-        raise WeightsError(f"{target} exists and is not a model folder; choose another place.")
+    if dtype not in (torch.float32, torch.float16):
+        raise OptionError(f"Weights are saved as float32 or float16, not {dtype}.")
+    target = Path(folder).resolve()
+    check_target(target)
+    shape = weights.config
     config = {
         "format_version": FORMAT_VERSION,
-        "model": dataclasses.asdict(weights.config),
+        "preset": _preset_name(shape),
+        "model": dataclasses.asdict(shape),
         "backbone": {
-            "fingerprint": fingerprint(weights.backbone, weights.config.depth),
+            "fingerprint": fingerprint(weights.backbone, shape.depth),
             "repo": weights.backbone_repo,
             "file": BACKBONE_FILE if with_backbone else None,
         },
-        **weights.card,
     }
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    config |= {key: value for key, value in weights.card.items() if key not in config}
+    unique = f".{target.name}.{uuid.uuid4().hex[:8]}"
+    partial, old = target.with_name(f"{unique}.partial"), target.with_name(f"{unique}.old.partial")
     try:
+        text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         partial.mkdir(parents=True)
         _write(weights.trained, partial / ADAPTERS_FILE, dtype)
         if with_backbone:
             _write(weights.backbone, partial / BACKBONE_FILE, dtype)
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
         if target.exists():
-            old = partial.with_suffix(".old")
             target.rename(old)
+        try:
             partial.rename(target)
-            shutil.rmtree(old)
-        else:
-            partial.rename(target)
-    except OSError as error:
-        raise WeightsError(f"Cannot write the model to {target}: {error.strerror}.") from error
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"Cannot write the model to {target}: {reason}.") from error
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"The model's card cannot be written as JSON: {error}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def check_target(folder: str | os.PathLike[str]) -> None:
+    """Refuse to write a model where anything but an older model is.
+
+    Raises:
+        WeightsError: the folder holds other files, or is a file.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise WeightsError(f"{target} is a file; give the name of a folder.")
+    if not target.exists():
+        return
+    try:
+        others = sorted({path.name for path in target.iterdir()} - set(_MODEL_FILES))
+    except OSError as error:
+        raise WeightsError(f"Cannot look into {target}: {error.strerror}.") from error
+    if others:
+        raise WeightsError(
+            f"{target} holds {_some(others)}, which saving a model there would delete; "
+            "choose another folder."
+        )
 
 
 def fingerprint(backbone: Mapping[str, Tensor], depth: int) -> str:
@@ -180,7 +228,7 @@ def fingerprint(backbone: Mapping[str, Tensor], depth: int) -> str:
     for name in sorted(cut(backbone, depth)):
         tensor = backbone[name].detach().cpu().to(torch.float16).contiguous()
         digest.update(f"{name}{list(tensor.shape)}".encode())
-        digest.update(tensor.numpy().astype("<f2").tobytes())
+        digest.update(tensor.numpy().astype("<f2", copy=False).data)
     return "sha256:" + digest.hexdigest()
 
 
@@ -209,8 +257,11 @@ def timm_names(state: Mapping[str, Tensor]) -> State:
     out = {name: tensor.float() for name, tensor in state.items() if name != "mask_token"}
     if "register_tokens" in out:
         out["reg_token"] = out.pop("register_tokens")
-        out["cls_token"] = out["cls_token"] + out["pos_embed"][:, :1]
-        out["pos_embed"] = out["pos_embed"][:, 1:]
+        position, token = out.get("pos_embed"), out.get("cls_token")
+        # Tensors of any other shape are left as they are, for the strict check to name.
+        if position is not None and token is not None and position.ndim == token.ndim == 3:
+            out["cls_token"] = token + position[:, :1]
+            out["pos_embed"] = position[:, 1:]
     return out
 
 
@@ -223,17 +274,7 @@ def load_official(path: str | os.PathLike[str]) -> Weights:
         WeightsError: the file is missing, damaged, unsafe, or not a SelaVPR checkpoint.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"There is no checkpoint at {path}.")
-    try:
-        with torch.serialization.safe_globals(_numpy_globals()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises anything from EOFError to UnpicklingError on what is not its file.
-        raise WeightsError(
-            f"{path.name} is not a readable PyTorch checkpoint, or it is cut off, or it holds more "
-            "than weights."
-        ) from error
+    checkpoint = _unpickle(path)
     state: Any = checkpoint
     if isinstance(checkpoint, dict):
         state = checkpoint.get("model_state_dict", checkpoint)
@@ -241,10 +282,10 @@ def load_official(path: str | os.PathLike[str]) -> Weights:
         raise WeightsError(
             f"{path.name} holds no model_state_dict; it is not a SelaVPR checkpoint."
         )
-    state = {str(name).removeprefix("module."): tensor.float() for name, tensor in state.items()}
     trained: State = {}
     frozen: State = {}
     for name, tensor in state.items():
+        name = str(name).removeprefix("module.")
         for pattern, replacement in _OFFICIAL_TRAINED.items():
             if re.match(pattern, name):
                 trained[re.sub(pattern, replacement, name)] = tensor
@@ -253,18 +294,23 @@ def load_official(path: str | os.PathLike[str]) -> Weights:
             frozen[name] = tensor
     strangers = sorted(name for name in frozen if not name.startswith("backbone."))
     if strangers or "local_head.up2.weight" not in trained:
-        found = f"it has {strangers[0]}" if strangers else "it has no local head"
+        found = f"it has {_some(strangers)}" if strangers else "it has no local head"
         raise WeightsError(f"{path.name} is not a SelaVPR checkpoint: {found}.")
-    backbone = timm_names({name.removeprefix("backbone."): t for name, t in frozen.items()})
+    trained = _checked(trained, path.name)
+    frozen = {name.removeprefix("backbone."): t for name, t in frozen.items()}
+    backbone = timm_names(_checked(frozen, path.name))
     config = _official_config(path.name, backbone, trained)
-    repo = TIMM_REPOS.get((config.width, config.registers))
-    card = {
+    _check_fit(config, trained, backbone)
+    card: dict[str, Any] = {
         "description": f"Converted from {path.name} of the reference implementation.",
         "source": "https://github.com/Lu-Feng/SelaVPR",
         "license": "mit",
-        "training": {"epoch": _number(checkpoint, "epoch_num")},
-        "recall": {"validation_r5": _number(checkpoint, "best_r5")},
     }
+    if (epoch := _number(checkpoint, "epoch_num")) is not None:
+        card["training"] = {"epoch": int(epoch)}
+    if (recall := _number(checkpoint, "best_r5")) is not None:
+        card["recall"] = {"validation_r5": recall}
+    repo = TIMM_REPOS.get((config.width, config.registers))
     return Weights(config, trained, backbone, card, repo)
 
 
@@ -275,13 +321,18 @@ def read_tensors(path: Path) -> State:
         WeightsError: the file is missing or damaged.
     """
     if not path.is_file():
-        raise WeightsError(f"{path.name} is missing from {path.parent}.")
+        raise WeightsError(f"There is no {path.name} in {path.parent}.")
     try:
-        return {name: t.float() for name, t in safetensors.torch.load_file(path).items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is damaged or cut off ({error}); delete it and fetch it again."
+        state = safetensors.torch.load_file(path)
+    except PermissionError as error:
+        raise WeightsError(f"Cannot read {path}: {error.strerror}.") from error
+    except Exception as error:
+        # Beside SafetensorError, the library lets KeyError and more through on a hostile header.
+        raise DamagedError(
+            f"{path} is no safetensors file, or is damaged or cut off ({error}); "
+            "delete it and get it anew."
         ) from error
+    return _checked(state, str(path))
 
 
 def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> None:
@@ -290,55 +341,146 @@ def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], wha
     Raises:
         WeightsError: they differ.
     """
+    _compare({name: tuple(x.shape) for name, x in expected.items()}, found, what)
+
+
+def _compare(expected: Mapping[str, Shape], found: Mapping[str, Tensor], what: str) -> None:
     problems = []
     if missing := sorted(set(expected) - set(found)):
         problems.append(f"missing: {_some(missing)}")
     if unexpected := sorted(set(found) - set(expected)):
         problems.append(f"unexpected: {_some(unexpected)}")
-    for name in sorted(set(expected) & set(found)):
-        if expected[name].shape != found[name].shape:
-            problems.append(
-                f"{name} is {list(found[name].shape)} but should be {list(expected[name].shape)}"
-            )
-            break
+    wrong = [
+        f"{name} is {list(found[name].shape)} but should be {list(expected[name])}"
+        for name in sorted(set(expected) & set(found))
+        if tuple(found[name].shape) != expected[name]
+    ]
+    if wrong:
+        problems.append(_some(wrong))
     if problems:
         raise WeightsError(f"The {what} do not fit the network: {'; '.join(problems)}.")
+
+
+def _check_fit(config: ModelConfig, trained: State, backbone: State) -> None:
+    """Hold the tensors against the shape in config.json before a network is built from it.
+
+    Without this, a config.json that claims a width of a billion would ask for that memory.
+    """
+    blocks = {name.split(".")[2] for name in trained if name.startswith("backbone.blocks.")}
+    if len(blocks) != config.depth:
+        raise WeightsError(
+            f"The adapters do not fit the network: they are for {len(blocks)} blocks, "
+            f"the network has {config.depth}."
+        )
+    _compare(_trained_shapes(config), trained, "adapters")
+    _compare(_frozen_shapes(config), cut(backbone, config.depth), "backbone's tensors")
+
+
+def _trained_shapes(config: ModelConfig) -> dict[str, Shape]:
+    c, hidden, dim = config.width, config.local_hidden, config.local_dim
+    shapes: dict[str, Shape] = {
+        "pool.p": (1,),
+        "local_head.up1.weight": (c, hidden, 3, 3),
+        "local_head.up1.bias": (hidden,),
+        "local_head.up2.weight": (hidden, dim, 3, 3),
+        "local_head.up2.bias": (dim,),
+    }
+    for block in range(config.depth):
+        for adapter in ("attn_adapter", "mlp_adapter"):
+            prefix = f"backbone.blocks.{block}.{adapter}"
+            shapes |= _linear(f"{prefix}.down", c // 2, c) | _linear(f"{prefix}.up", c, c // 2)
+    return shapes
+
+
+def _frozen_shapes(config: ModelConfig) -> dict[str, Shape]:
+    c, registers = config.width, config.registers
+    shapes: dict[str, Shape] = {
+        "cls_token": (1, 1, c),
+        # timm keeps the class token's position inside the token where there are registers.
+        "pos_embed": (1, POSITIONS + (0 if registers else 1), c),
+        "patch_embed.proj.weight": (c, 3, PATCH, PATCH),
+        "patch_embed.proj.bias": (c,),
+        "norm.weight": (c,),
+        "norm.bias": (c,),
+    }
+    if registers:
+        shapes["reg_token"] = (1, registers, c)
+    for block in range(config.depth):
+        prefix = f"blocks.{block}"
+        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
+            shapes[f"{prefix}.{name}"] = (c,)
+        shapes |= _linear(f"{prefix}.attn.qkv", 3 * c, c) | _linear(f"{prefix}.attn.proj", c, c)
+        shapes |= _linear(f"{prefix}.mlp.fc1", 4 * c, c) | _linear(f"{prefix}.mlp.fc2", c, 4 * c)
+        shapes |= {f"{prefix}.ls1.gamma": (c,), f"{prefix}.ls2.gamma": (c,)}
+    return shapes
+
+
+def _linear(name: str, rows: int, columns: int) -> dict[str, Shape]:
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def _checked(state: Mapping[Any, Tensor], where: str) -> State:
+    """The tensors in float32, refusing what cannot be weights."""
+    out: State = {}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise WeightsError(f"{name} in {where} is {tensor.dtype}; weights are real numbers.")
+        out[str(name)] = tensor.detach().float()
+        if not torch.isfinite(out[str(name)]).all():
+            raise WeightsError(
+                f"{name} in {where} holds values that are not finite numbers; "
+                "the training that wrote it failed, use another file."
+            )
+    return out
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _from_parts(
-    folder: Path | None,
-    repo: str | None,
-    revision: str | None,
+def _from_folder(folder: Path, backbone: str | os.PathLike[str] | None) -> Weights:
+    def tensors(filename: str) -> State:
+        return read_tensors(folder / filename)
+
+    return _assemble(str(folder), folder / CONFIG_FILE, tensors, backbone)
+
+
+def _from_hub(repo: str, revision: str | None, backbone: str | os.PathLike[str] | None) -> Weights:
+    try:
+        config = hub.fetch(repo, CONFIG_FILE, revision)
+    except HubError as error:
+        raise HubError(f"{error} (There is no folder {repo} here either.)") from error
+    # All files from one commit, also when a newer one is published between two downloads.
+    commit = hub.commit_of(config) or revision
+
+    def tensors(filename: str) -> State:
+        return _fetch_tensors(repo, filename, commit)
+
+    return _assemble(f"{repo} on the Hub", config, tensors, backbone)
+
+
+def _assemble(
+    where: str,
+    config_path: Path,
+    tensors: Callable[[str], State],
     backbone_file: str | os.PathLike[str] | None,
 ) -> Weights:
-    """Read a model from a folder, or from a Hub repository when ``folder`` is None."""
-
-    def part(filename: str) -> Path:
-        if folder is not None:
-            return folder / filename
-        if repo is None:  # pragma: no cover - callers give one of the two
-            raise WeightsError("A model needs a folder or a repository.")
-        return hub.fetch(repo, filename, revision)
-
-    where = str(folder) if folder is not None else f"{repo} on the Hub"
-    config, card, about = _read_config(part(CONFIG_FILE), where)
-    trained = read_tensors(part(ADAPTERS_FILE))
+    """Put a model together from its config.json and a way to get its tensors."""
+    config, card, about = _read_config(config_path, where)
+    trained = tensors(ADAPTERS_FILE)
     if backbone_file is not None:
         backbone = read_tensors(Path(backbone_file))
     elif about["file"]:
-        backbone = read_tensors(part(BACKBONE_FILE))
+        backbone = tensors(BACKBONE_FILE)
     elif about["repo"]:
-        backbone = read_tensors(hub.fetch(about["repo"], "model.safetensors"))
+        backbone = _fetch_tensors(about["repo"], "model.safetensors", None)
     else:
         raise WeightsError(
             f"The model in {where} comes without a backbone and names none; "
             "give the backbone's safetensors file."
         )
     backbone = timm_names(backbone)
+    _check_fit(config, trained, backbone)
     actual = fingerprint(backbone, config.depth)
     if actual != about["fingerprint"]:
         raise WeightsError(
@@ -348,6 +490,23 @@ def _from_parts(
     return Weights(config, trained, backbone, card, about["repo"])
 
 
+def _fetch_tensors(repo: str, filename: str, revision: str | None) -> State:
+    """Tensors of a file on the Hub; a cached copy that was damaged is replaced once."""
+    path = hub.fetch(repo, filename, revision)
+    try:
+        return read_tensors(path)
+    except DamagedError as error:
+        if not hub.discard_damaged(path):
+            raise
+        try:
+            return read_tensors(hub.fetch(repo, filename, revision))
+        except HubError as second:
+            raise HubError(
+                f"The cached {filename} of {repo} was damaged and has been removed; "
+                f"getting it anew failed: {second}"
+            ) from error
+
+
 def _read_config(path: Path, where: str) -> tuple[ModelConfig, dict[str, Any], dict[str, Any]]:
     """Shape, card and the backbone entry of a config.json."""
     if not path.is_file():
@@ -355,25 +514,43 @@ def _read_config(path: Path, where: str) -> tuple[ModelConfig, dict[str, Any], d
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError("it is too large")
-        config = json.loads(path.read_text(encoding="utf-8"))
-        version = config.pop("format_version")
-        shape = ModelConfig.from_dict(config.pop("model"))
-        about = config.pop("backbone")
-        entry = {key: about[key] for key in ("fingerprint", "repo", "file")}
-        if not isinstance(entry["fingerprint"], str):
-            raise ValueError("the fingerprint is not text")
+        card = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        if not isinstance(card, dict):
+            raise ValueError("it is not a JSON object")
+        if (version := card.pop("format_version")) != FORMAT_VERSION:
+            raise WeightsError(
+                f"The model in {where} has format {version!r:.20}; this version reads "
+                f"{FORMAT_VERSION}. Update selavpr."
+            )
+        card.pop("preset", None)  # follows from the shape
+        shape = ModelConfig.from_dict(card.pop("model"))
+        backbone = card.pop("backbone")
+        entry = {key: backbone[key] for key in ("fingerprint", "repo", "file")}
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", entry["fingerprint"]):
+            raise ValueError("the backbone's fingerprint is no SHA-256")
         if not isinstance(entry["repo"], (str, type(None))):
             raise ValueError("the backbone's repo is not text")
-    except (OptionError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{CONFIG_FILE} in {where} is damaged: {error}.") from error
+        if entry["file"] not in (None, BACKBONE_FILE):
+            raise ValueError(f"the backbone's file can only be {BACKBONE_FILE}")
+    except KeyError as error:
+        raise WeightsError(f"{CONFIG_FILE} in {where} is damaged: it has no {error}.") from error
     except OSError as error:
         raise WeightsError(f"Cannot read {CONFIG_FILE} in {where}: {error.strerror}.") from error
-    if version != FORMAT_VERSION:
-        raise WeightsError(
-            f"The model in {where} has format {version}; this version reads {FORMAT_VERSION}. "
-            "Update selavpr."
-        )
-    return shape, config, entry
+    except (OptionError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise WeightsError(f"{CONFIG_FILE} in {where} is damaged: {reason}.") from error
+    return shape, card, entry
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _preset_name(config: ModelConfig) -> str | None:
+    """The preset that has this backbone and this depth, if there is one."""
+    shape = dataclasses.asdict(config)
+    names = (name for name, want in PRESETS.items() if want.items() <= shape.items())
+    return next(names, None)
 
 
 def _official_config(name: str, backbone: State, trained: State) -> ModelConfig:
@@ -392,33 +569,73 @@ def _official_config(name: str, backbone: State, trained: State) -> ModelConfig:
             local_hidden=up1.shape[1],
             local_dim=up2.shape[1],
         )
-    except (KeyError, IndexError, ValueError, OptionError) as error:
+    except KeyError as error:
+        raise WeightsError(f"{name} is not a SelaVPR checkpoint: it has no {error}.") from error
+    except (IndexError, ValueError, OptionError) as error:
         raise WeightsError(f"{name} is not a SelaVPR checkpoint: {error}.") from error
 
 
-def _number(checkpoint: Mapping[str, Any], key: str) -> float | None:
-    value = checkpoint.get(key)
-    return float(value) if isinstance(value, (int, float, np.floating)) else None
+class _Inert:
+    """Stands in for the NumPy objects in a checkpoint, which are not needed.
 
-
-def _numpy_globals() -> list[Any]:
-    """What the pickled recall array of an official checkpoint needs: arrays and scalars, no code.
-
-    The names are those of NumPy 1, which wrote the authors' files, and of NumPy 2.
+    NumPy's own unpickling trusts the file: a crafted dtype makes it read raw bytes as pointers. So
+    none of it is run.
     """
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray  # type: ignore[attr-defined]
-    allowed: list[Any] = [np.ndarray, np.dtype]
-    allowed += [type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4")]
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore the state."""
+
+
+def _unpickle(path: Path) -> Any:
+    """The content of a .pth file: tensors, plain values, and ``_Inert`` for NumPy's."""
+    if not path.is_file():
+        raise WeightsError(f"There is no checkpoint at {path}.")
+    # The names of NumPy 1, which wrote the authors' files, and of NumPy 2.
+    names = ["numpy.ndarray", "numpy.dtype"]
     for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        allowed.append((multiarray._reconstruct, f"{package}._reconstruct"))
-        allowed.append((multiarray.scalar, f"{package}.scalar"))
-    return allowed
+        names += [f"{package}._reconstruct", f"{package}.scalar"]
+    stand_ins: list[Any] = [(_Inert, name) for name in names]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise WeightsError(f"Cannot read {path}: {error.strerror}.") from error
+    except Exception as error:
+        # torch.load raises anything from EOFError to KeyError on what is not its file.
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and code:
+            raise WeightsError(
+                f"{path.name} holds more than weights ({code[1]}), which could run code; it was "
+                "not loaded."
+            ) from error
+        raise WeightsError(
+            f"{path.name} is not a PyTorch checkpoint, or is damaged or cut off; get it anew."
+        ) from error
 
 
-def _entries(path: Path) -> list[Path]:
-    return list(path.iterdir()) if path.is_dir() else [path]
+def _number(checkpoint: Mapping[str, Any], key: str) -> float | None:
+    """A number of a checkpoint, also a NumPy float64; None where there is none."""
+    value = checkpoint.get(key)
+    if isinstance(value, _Inert) and len(value.args) == 2 and isinstance(value.args[1], bytes):
+        kind, raw = value.args
+        if isinstance(kind, _Inert) and kind.args[:1] == ("f8",) and len(raw) == 8:
+            value = struct.unpack("<d", raw)[0]
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return float(value)
+    return None
 
 
 def _write(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    tensors = {name: t.detach().cpu().to(dtype).contiguous() for name, t in sorted(state.items())}
-    safetensors.torch.save_file(tensors, path)
+    tensors: State = {}
+    for name in sorted(state):
+        # Copies, since safetensors refuses tensors that share memory.
+        tensors[name] = state[name].detach().to("cpu", dtype, copy=True).contiguous()
+        if not torch.isfinite(tensors[name]).all():
+            raise WeightsError(
+                f"{name} holds values that are not finite in {str(dtype).removeprefix('torch.')}; "
+                "it was not saved."
+            )
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})

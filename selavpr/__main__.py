@@ -1,0 +1,5 @@
+"""``python -m selavpr``."""
+
+from selavpr.cli import main
+
+raise SystemExit(main())
