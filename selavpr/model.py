@@ -357,17 +357,13 @@ class SelaVPR(nn.Module):
         tensors = [images.preprocess(images.load_image(p), self.config) for p in photos]
         results: list[Features | None] = [None] * len(tensors)
         sizes = [(t.shape[1], t.shape[2]) for t in tensors]
-        training = self.training
-        self.eval()
-        try:
-            for group in images.batches(sizes, batch_size):
-                batch = torch.stack([tensors[i] for i in group]).to(self.device)
-                with self._autocast():
-                    features = self(batch, local=local, adapted=adapted)
-                for i, one in zip(group, features, strict=True):
-                    results[i] = one
-        finally:
-            self.train(training)
+        # No layer behaves differently in training, so the mode is left alone: threads share us.
+        for group in images.batches(sizes, batch_size):
+            batch = torch.stack([tensors[i] for i in group]).to(self.device)
+            with self._autocast():
+                features = self(batch, local=local, adapted=adapted)
+            for i, one in zip(group, features, strict=True):
+                results[i] = one
         return [features for features in results if features is not None]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:

@@ -1,0 +1,163 @@
+"""Re-rank 100 candidates: ours, exact and fast, against the reference's formula, in one run.
+
+    python -m benchmarks.reranking [--photos FOLDER] [--queries 40] [--json OUT]
+
+Time and memory are measured on 61 x 61 x 128 descriptors, each method in a process of its own.
+Whether fast mode keeps the order is measured on features of real pictures: every photo of FOLDER
+(default: the bundled city's references) is a query against 100 others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selavpr import SelaVPR, count_mutual
+
+ROOT = Path(__file__).resolve().parent.parent
+GRID, DIM, CANDIDATES = 61 * 61, 128, 100
+
+
+def reference_formula(query: Tensor, candidates: Tensor) -> Tensor:
+    """The straight formula: all similarities at once, arg-max both ways, compare.
+
+    Written from REFERENCE.md; one match counts as one here, where the original says none.
+    """
+    similarity = torch.matmul(candidates, query.T)  # [K, M, N]
+    best_row = similarity.argmax(dim=1)  # for each query row, its candidate row
+    best_col = similarity.argmax(dim=2)  # for each candidate row, its query row
+    back = best_col.gather(1, best_row)
+    return (back == torch.arange(len(query), device=query.device)).sum(dim=1)
+
+
+METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "reference": reference_formula,
+    "exact": lambda q, c: count_mutual(q, c, mode="exact"),
+    "fast": lambda q, c: count_mutual(q, c, mode="fast"),
+}
+
+
+def random_features(device: str) -> tuple[Tensor, Tensor]:
+    """A query and 100 candidates of unit descriptors, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    both = torch.randn(1 + CANDIDATES, GRID, DIM, generator=generator)
+    both = torch.nn.functional.normalize(both, dim=-1).to(device)
+    return both[0], both[1:].contiguous()
+
+
+def measure(method: str, device: str, repeats: int, result: Any) -> None:
+    """Seconds (best and median), peak extra bytes and the scores of one method."""
+    query, candidates = random_features(device)
+    METHODS[method](query[:64], candidates[:12, :64])  # threads and libraries awake
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        scores = METHODS[method](query, candidates)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    result.put((min(seconds), statistics.median(seconds), peak - before, scores.tolist()))
+
+
+def in_own_process(method: str, device: str, repeats: int) -> tuple[float, float, int, list[int]]:
+    """Run ``measure`` where no other method has touched the memory."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=measure, args=(method, device, repeats, queue))
+    process.start()
+    answer: tuple[float, float, int, list[int]] = queue.get()
+    process.join()
+    return answer
+
+
+def order_kept(photos: Path, queries: int) -> dict[str, Any]:
+    """Compare fast with exact on real features: first place, first ten, largest count error."""
+    model = SelaVPR.from_pretrained(precision="float32", device="cpu")
+    files = sorted(p for p in photos.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    step = max(1, len(files) // (queries + CANDIDATES))
+    files = files[::step][: queries + CANDIDATES]
+    parts = model.extract_each(files, local=True)
+    local = torch.stack([p.local[0].flatten(0, 1) for p in parts])
+    descriptors = torch.cat([p.descriptor for p in parts])
+    similarity = descriptors @ descriptors.T
+    similarity.fill_diagonal_(-2)
+    first = ten = 0
+    tried = list(range(0, len(files), max(1, len(files) // queries)))[:queries]
+    for i in tried:
+        rows = similarity[i].argsort(descending=True, stable=True)[:CANDIDATES]
+        rows = rows[rows != i]
+        exact = count_mutual(local[i], local[rows])
+        fast = count_mutual(local[i], local[rows], mode="fast")
+        rank = [torch.sort(s, descending=True, stable=True).indices.tolist() for s in (exact, fast)]
+        first += rank[0][0] == rank[1][0]
+        ten += len(set(rank[0][:10]) & set(rank[1][:10]))
+    n = len(tried)
+    return {
+        "photos": str(photos),
+        "queries": n,
+        "candidates": min(CANDIDATES, len(files) - 1),
+        "first_unchanged": first / n,
+        "of_first_ten_kept": ten / (10 * n),
+    }
+
+
+def main() -> None:
+    """Measure, print a table, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, default=ROOT / "prebuilt_index")
+    parser.add_argument("--queries", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    rows = {m: in_own_process(m, args.device, args.repeats) for m in METHODS}
+    base_seconds, _, base_peak, base_scores = rows["reference"]
+    report: dict[str, Any] = {
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "methods": {},
+    }
+    print(
+        f"{'method':<10} {'best s':>8} {'median s':>9} {'faster':>7} {'peak MB':>8} {'scores':>18}"
+    )
+    for method, (best, median, peak, scores) in rows.items():
+        differ = sum(a != b for a, b in zip(scores, base_scores, strict=True))
+        said = "same" if not differ else f"{differ} of {len(scores)} differ"
+        print(
+            f"{method:<10} {best:8.3f} {median:9.3f} {base_seconds / best:6.1f}x "
+            f"{peak / 1e6:8.0f} {said:>18}"
+        )
+        report["methods"][method] = {
+            "best_s": best,
+            "median_s": median,
+            "times_faster": base_seconds / best,
+            "peak_bytes": peak,
+            "memory_ratio": peak / max(base_peak, 1),
+            "scores_that_differ": differ,
+        }
+    report["order"] = order_kept(args.photos, args.queries)
+    print("fast against exact on real features:", json.dumps(report["order"]))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
