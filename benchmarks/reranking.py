@@ -131,7 +131,7 @@ def main() -> None:
     rows = {m: in_own_process(m, args.device, args.repeats) for m in METHODS}
     base_seconds, _, base_peak, base_scores = rows["reference"]
     report: dict[str, Any] = {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "methods": {},
     }
