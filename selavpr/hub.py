@@ -283,7 +283,7 @@ def _explained(error: Exception, repo: str, filename: str | None, revision: str 
     elif any(type(e).__name__ == "TooManyRedirects" for e in chain):
         text = f"The Hub sends requests for {what} round in circles; check HF_ENDPOINT and proxy."
     elif filename is None:
-        text = f"The upload to {what} failed ({_first_line(error)}); run it again."
+        text = f"The upload to {what} failed ({_first_line(_root(error))}); run it again."
     else:
         text = f"{what} is not cached and the Hub cannot be reached ({_first_line(error)}); "
         text += "check the network and try again."
@@ -305,7 +305,14 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _first_line(error: Exception) -> str:
+def _root(error: BaseException) -> BaseException:
+    """What an exception was deliberately raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 

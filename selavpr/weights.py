@@ -180,7 +180,7 @@ def save(
             target.rename(old)
         try:
             partial.rename(target)
-        except OSError:
+        except BaseException:  # Ctrl-C too
             if old.exists():
                 old.rename(target)
             raise
@@ -571,8 +571,12 @@ def _official_config(name: str, backbone: State, trained: State) -> ModelConfig:
         )
     except KeyError as error:
         raise WeightsError(f"{name} is not a SelaVPR checkpoint: it has no {error}.") from error
-    except (IndexError, ValueError, OptionError) as error:
-        raise WeightsError(f"{name} is not a SelaVPR checkpoint: {error}.") from error
+    except (IndexError, ValueError) as error:
+        raise WeightsError(
+            f"{name} is not a SelaVPR checkpoint: its tensors have other names or shapes."
+        ) from error
+    except OptionError as error:
+        raise WeightsError(f"{name} is not a SelaVPR checkpoint: {error}") from error
 
 
 class _Inert:
