@@ -17,12 +17,12 @@ TINY = ModelConfig(width=32, depth=2, heads=4, local_hidden=16, local_dim=8, inp
 
 def random_model(config: ModelConfig, seed: int = 0) -> SelaVPR:
     """A network in which every tensor, adapters included, has an effect on the output."""
-    model = SelaVPR(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = SelaVPR(config)
         for name, parameter in model.named_parameters():
             if name != "pool.p":
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+                parameter.add_(torch.randn(parameter.shape), alpha=0.1)
     return model.eval()
 
 
