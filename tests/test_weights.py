@@ -1,0 +1,755 @@
+"""The folder format, its errors, and checkpoints of the reference implementation."""
+
+from __future__ import annotations
+
+import collections
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from selavpr import ModelConfig, OptionError, SelaVPR, SelaVPRError, WeightsError, weights
+from selavpr.weights import ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE, Weights
+
+State = dict[str, Tensor]
+
+
+def same(a: State, b: State, tolerance: float = 0.0) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.allclose(a[name], b[name], rtol=tolerance, atol=tolerance / 100) for name in a
+    )
+
+
+@pytest.fixture
+def source(tiny_model: SelaVPR) -> Weights:
+    made = tiny_model.to_weights()
+    card = {"license": "mit", "training": {"epoch": 3}, "recall": {"r5": 0.5}}
+    return Weights(made.config, made.trained, made.backbone, card, None)
+
+
+@pytest.fixture
+def folder(source: Weights, tmp_path: Path) -> Path:
+    return weights.save(source, tmp_path / "model", with_backbone=True)
+
+
+def change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    change(config)
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+
+
+def change_tensors(path: Path, change: Callable[[State], Any]) -> None:
+    state = safetensors.torch.load_file(path)
+    change(state)
+    safetensors.torch.save_file(state, path)
+
+
+def sentence(error: pytest.ExceptionInfo[Any]) -> str:
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 600, text
+    return text
+
+
+# The folder
+
+
+def test_round_trip(source: Weights, folder: Path) -> None:
+    loaded = weights.load(folder)
+    assert loaded.config == source.config
+    assert loaded.card == source.card
+    assert same(loaded.trained, source.trained)
+    assert same(loaded.backbone, source.backbone)
+
+
+def test_config_says_what_people_need(source: Weights, folder: Path) -> None:
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    assert list(config)[:4] == ["format_version", "preset", "model", "backbone"]
+    assert config["preset"] is None and config["model"]["input_size"] == 56
+    assert config["license"] == "mit" and config["recall"] == {"r5": 0.5}
+    assert config["backbone"] == {
+        "fingerprint": weights.fingerprint(source.backbone, source.config.depth),
+        "repo": None,
+        "file": BACKBONE_FILE,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (ModelConfig.preset("vit-l-reg4", input_size=322), "vit-l-reg4"),
+        (ModelConfig.preset("vit-s"), "vit-s"),
+        (ModelConfig.preset("vit-s", depth=9), None),
+    ],
+)
+def test_preset_name(config: ModelConfig, name: str | None) -> None:
+    assert weights._preset_name(config) == name
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_shapes_are_those_of_the_network(registers: int) -> None:
+    config = ModelConfig(
+        width=32, depth=2, heads=4, registers=registers, local_hidden=16, local_dim=8
+    )
+    made = SelaVPR(config).to_weights()
+    trained = {name: tuple(x.shape) for name, x in made.trained.items()}
+    frozen = {name: tuple(x.shape) for name, x in made.backbone.items()}
+    assert weights._trained_shapes(config) == trained
+    assert weights._frozen_shapes(config) == frozen
+
+
+def test_half_precision(source: Weights, tmp_path: Path) -> None:
+    full = weights.save(source, tmp_path / "full", with_backbone=True)
+    half = weights.save(source, tmp_path / "half", with_backbone=True, dtype=torch.float16)
+    for name in (ADAPTERS_FILE, BACKBONE_FILE):
+        ratio = (half / name).stat().st_size / (full / name).stat().st_size
+        assert 0.5 <= ratio < 0.6  # the header does not shrink
+    loaded = weights.load(half)
+    # 11 significant bits: relative error at most 2^-11.
+    assert same(loaded.trained, source.trained, 2**-11)
+    assert weights.fingerprint(loaded.backbone, 2) == weights.fingerprint(source.backbone, 2)
+    assert all(x.dtype == torch.float32 for x in loaded.trained.values())
+
+
+def test_half_precision_must_hold_the_values(source: Weights, tmp_path: Path) -> None:
+    source.trained["local_head.up1.bias"][0] = 1e6
+    with pytest.raises(WeightsError, match=r"local_head.up1.bias .* not finite in float16"):
+        weights.save(source, tmp_path / "half", with_backbone=False, dtype=torch.float16)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OptionError, match="float32 or float16"):
+        weights.save(source, tmp_path / "m", with_backbone=False, dtype=torch.bfloat16)
+
+
+def test_fingerprint_is_of_names_shapes_values_and_used_blocks(source: Weights) -> None:
+    first = weights.fingerprint(source.backbone, 2)
+    assert weights.fingerprint(dict(reversed(source.backbone.items())), 2) == first
+    assert weights.fingerprint(source.backbone, 1) != first
+    deeper = {**source.backbone, "blocks.2.norm1.weight": torch.ones(32)}
+    assert weights.fingerprint(deeper, 2) == first
+    for name in ("norm.bias", "blocks.1.ls1.gamma"):
+        other = {**source.backbone, name: source.backbone[name] + 0.01}
+        assert weights.fingerprint(other, 2) != first
+    reshaped = {**source.backbone, "norm.bias": source.backbone["norm.bias"][None]}
+    assert weights.fingerprint(reshaped, 2) != first
+
+
+def test_a_deeper_backbone_file_serves_a_shallower_network(source: Weights, tmp_path: Path) -> None:
+    deeper = dict(source.backbone)
+    deeper |= {n.replace("s.1.", "s.2."): x.clone() for n, x in deeper.items() if "blocks.1." in n}
+    safetensors.torch.save_file(deeper, tmp_path / "deep.safetensors")
+    folder = weights.save(source, tmp_path / "m", with_backbone=False)
+    model = SelaVPR.from_pretrained(folder, device="cpu", backbone=tmp_path / "deep.safetensors")
+    assert len(model.backbone.blocks) == 2
+
+
+def test_tensors_that_share_memory_are_saved(source: Weights, tmp_path: Path) -> None:
+    zeros = torch.zeros(64)
+    source.trained["local_head.up1.bias"] = zeros[:16]
+    source.trained["local_head.up2.bias"] = zeros[8:16]
+    folder = weights.save(source, tmp_path / "m", with_backbone=True)
+    assert weights.load(folder).trained["local_head.up2.bias"].tolist() == [0.0] * 8
+
+
+# Saving is all or nothing
+
+
+def test_saving_replaces_an_older_model(source: Weights, folder: Path) -> None:
+    source.trained["pool.p"][0] = 4.0
+    weights.save(source, folder, with_backbone=False)
+    assert sorted(path.name for path in folder.iterdir()) == [ADAPTERS_FILE, CONFIG_FILE]
+    state = weights.read_tensors(folder / ADAPTERS_FILE)
+    assert state["pool.p"].item() == 4.0
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("broken", ["_write", "json.dumps", "Path.write_text", "Path.rename"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_save_leaves_the_old_model(
+    source: Weights, folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str,
+    error: BaseException,
+) -> None:  # fmt: skip
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(f"selavpr.weights.{broken}", fail_with(error, broken))
+    with pytest.raises((WeightsError, KeyboardInterrupt)) as caught:
+        weights.save(source, folder, with_backbone=True)
+    if isinstance(error, OSError):
+        assert "Cannot write the model to" in sentence(caught)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def fail_with(error: BaseException, broken: str) -> Callable[..., Any]:
+    original = Path.rename
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        # Of the renames, only that of the new folder into place.
+        if broken == "Path.rename" and not (
+            args[0].name.endswith(".partial") and not args[0].name.endswith(".old.partial")
+        ):
+            return original(*args, **kwargs)
+        raise error
+
+    return failing
+
+
+@pytest.mark.parametrize("stray", ["notes.txt", "code/"])
+def test_saving_never_deletes_other_files(source: Weights, folder: Path, stray: str) -> None:
+    if stray.endswith("/"):
+        (folder / stray).mkdir()
+    else:
+        (folder / stray).write_text("precious")
+    with pytest.raises(WeightsError) as error:
+        weights.save(source, folder, with_backbone=True)
+    assert stray.rstrip("/") in sentence(error)
+    assert (folder / stray).exists()
+
+
+def test_saving_over_a_file_or_below_one(source: Weights, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(WeightsError, match="is a file"):
+        weights.save(source, tmp_path / "file", with_backbone=True)
+    with pytest.raises(WeightsError, match="Cannot write the model"):
+        weights.save(source, tmp_path / "file" / "model", with_backbone=True)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_saving_into_an_empty_folder_and_through_a_link(source: Weights, tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    for _ in range(2):
+        weights.save(source, link, with_backbone=True)
+    assert link.is_symlink() and (real / CONFIG_FILE).is_file()
+
+
+def test_a_card_that_is_no_json(source: Weights, tmp_path: Path) -> None:
+    for value in (object(), float("nan"), "\ud800"):
+        bad = Weights(source.config, source.trained, source.backbone, {"x": value}, None)
+        with pytest.raises(WeightsError, match="cannot be written as JSON"):
+            weights.save(bad, tmp_path / "m", with_backbone=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_cannot_override_the_format(source: Weights, tmp_path: Path) -> None:
+    bad = Weights(source.config, source.trained, source.backbone, {"model": "x", "a": 1}, None)
+    assert weights.load(weights.save(bad, tmp_path / "m", with_backbone=True)).card == {"a": 1}
+
+
+# Strict loading
+
+
+@pytest.mark.parametrize(
+    ("file", "what"), [(ADAPTERS_FILE, "adapters"), (BACKBONE_FILE, "backbone's tensors")]
+)
+def test_every_wrong_tensor_is_named(folder: Path, file: str, what: str) -> None:
+    path = folder / file
+    state = safetensors.torch.load_file(path)
+    name = next(n for n in sorted(state) if n.endswith("bias"))
+    changes: list[tuple[Callable[[State], Any], str]] = [
+        (lambda s: s.pop(name), f"missing: {name}"),
+        (lambda s: s.update(stranger=torch.ones(1)), "unexpected: stranger"),
+        (lambda s: s.update({name: torch.ones(7)}), rf"{name} is \[7\] but should be \["),
+        (
+            lambda s: s.update({name: s[name].double() * torch.nan}),
+            rf"{name} in .*{file} holds values that are not finite",
+        ),
+        (lambda s: s.update({name: s[name].int()}), rf"{name} in .* is torch.int32"),
+    ]
+    for change, words in changes:
+        change_tensors(path, change)
+        with pytest.raises(WeightsError, match=words) as error:
+            weights.load(folder)
+        if "finite" not in words and "int32" not in words:
+            assert f"The {what} do not fit the network" in sentence(error)
+        safetensors.torch.save_file(state, path)
+    weights.load(folder)
+
+
+def test_another_backbone_is_refused(folder: Path) -> None:
+    change_tensors(folder / BACKBONE_FILE, lambda s: s["norm.bias"].add_(0.01))
+    with pytest.raises(WeightsError, match=r"not the one the adapters .* were trained on") as error:
+        weights.load(folder)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    assert config["backbone"]["fingerprint"][:19] in sentence(error)
+
+
+def test_missing_files(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"There is no config\.json in"):
+        weights.load(tmp_path)
+    with pytest.raises(WeightsError, match=r"There is no gone\.safetensors"):
+        weights.load(folder, backbone=tmp_path / "gone.safetensors")
+    for file in (BACKBONE_FILE, ADAPTERS_FILE):
+        (folder / file).unlink()
+        with pytest.raises(WeightsError, match=f"There is no {file}"):
+            weights.load(folder)
+
+
+def test_a_model_without_backbone_says_so(source: Weights, tmp_path: Path) -> None:
+    folder = weights.save(source, tmp_path / "m", with_backbone=False)
+    with pytest.raises(WeightsError, match="comes without a backbone and names none"):
+        weights.load(folder)
+
+
+def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("", "nothing", "/no/where", "./a/b", "../b", "a/b/c", "a b/c", "a\\b", "-/"):
+        with pytest.raises(WeightsError, match="No model is called"):
+            weights.load(name)
+    # A Path is never a Hub repository.
+    with pytest.raises(WeightsError, match="No model is called"):
+        weights.load(Path("org/name"))
+    Path("msls.pth").touch()
+    with pytest.raises(WeightsError, match="python -m selavpr convert"):
+        weights.load("msls.pth")
+
+
+def test_bundled_models(source: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "absent")
+    assert weights.bundled_models() == []
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path)
+    weights.save(source, tmp_path / "small", with_backbone=True)
+    assert weights.bundled_models() == ["small"]
+    assert same(weights.load("small").trained, source.trained)
+
+
+# Hostile config.json
+
+
+def write_config(folder: Path, text: str) -> None:
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "null", "1", '"x"', "{}", "[" * 100_000, '{"a":' * 100_000, "\x00",
+        '{"format_version": 1}', '{"format_version": NaN}', '{"format_version": 1, "model": {}}',
+        '{"format_version": 1' + "0" * 5000 + "}", " " * (2 << 20),
+    ],
+    ids=lambda text: repr(text[:25]),
+)  # fmt: skip
+def test_config_that_is_no_config(folder: Path, text: str) -> None:
+    write_config(folder, text)
+    with pytest.raises(WeightsError) as error:
+        weights.load(folder)
+    assert CONFIG_FILE in sentence(error) or "format" in sentence(error)
+
+
+def test_config_that_is_no_utf8(folder: Path) -> None:
+    (folder / CONFIG_FILE).write_bytes(b"\xff\xfe{}")
+    with pytest.raises(WeightsError, match="is damaged"):
+        weights.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format_version": 2}, {"format_version": "1"}, {"format_version": None},
+        {"model": None}, {"model": []}, {"model": "abc"}, {"model": [["a"]]}, {"model": {"x": 1}},
+        {"backbone": None}, {"backbone": []}, {"backbone": "x"}, {"backbone": {}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_config_of_wrong_types(folder: Path, change: dict[str, Any]) -> None:
+    change_config(folder, lambda config: config.update(change))
+    with pytest.raises(WeightsError):
+        weights.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"file": "../../etc/passwd"}, {"file": "/etc/passwd"}, {"file": True}, {"file": 1},
+        {"file": ["backbone.safetensors"]}, {"fingerprint": 1}, {"fingerprint": "sha256:"},
+        {"fingerprint": None}, {"repo": 5}, {"repo": {}},
+        {"repo": "../../x", "file": None}, {"repo": "http://evil/x", "file": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_hostile_backbone_entry(folder: Path, change: dict[str, Any]) -> None:
+    change_config(folder, lambda config: config["backbone"].update(change))
+    with pytest.raises(WeightsError):
+        weights.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("width", 2**40), ("depth", 10**9), ("registers", 10**9), ("local_hidden", 2**50),
+        ("local_dim", 2**50), ("width", "32"), ("width", 32.0), ("width", None), ("width", -32),
+        ("width", True), ("depth", 1), ("depth", 3), ("heads", 5), ("heads", 0),
+        ("registers", -1), ("input_size", 55), ("resize", "x"), ("antialias", 1), ("extra", 1),
+    ],
+)  # fmt: skip
+def test_a_shape_that_is_not_the_tensors_never_allocates(
+    folder: Path, key: str, value: Any
+) -> None:
+    change_config(folder, lambda config: config["model"].update({key: value}))
+    with pytest.raises(WeightsError):
+        weights.load(folder)
+
+
+def test_extra_keys_are_kept(folder: Path) -> None:
+    change_config(folder, lambda config: config.update(comment=["anything", {"a": None}]))
+    assert weights.load(folder).card["comment"] == ["anything", {"a": None}]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner,
+                                                               max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+SLOW_FIXTURE = [HealthCheck.function_scoped_fixture]
+PATHS = [
+    ("format_version",), ("model",), ("backbone",), ("backbone", "fingerprint"),
+    ("backbone", "file"), ("model", "width"), ("model", "depth"), ("model", "heads"),
+    ("model", "registers"), ("model", "adapter_scale"), ("model", "resize"), ("preset",),
+]  # fmt: skip
+
+
+@settings(max_examples=150, suppress_health_check=SLOW_FIXTURE)
+@given(path=st.sampled_from(PATHS), value=JSON)
+def test_config_fuzzed_by_value(folder: Path, path: tuple[str, ...], value: Any) -> None:
+    original = (folder / CONFIG_FILE).read_bytes()
+    config = json.loads(original)
+    entry = config
+    for key in path[:-1]:
+        entry = entry[key]
+    entry[path[-1]] = value
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    try:
+        weights.load(folder)
+    except WeightsError as error:
+        assert str(error)
+    finally:
+        (folder / CONFIG_FILE).write_bytes(original)
+
+
+@st.composite
+def damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
+    """Cut, insert, overwrite: the ways files get damaged. Positions are fractions, or early."""
+    spot = draw(st.floats(0, 1) | st.integers(0, 300))
+    data = draw(st.binary(max_size=12))
+    kind = draw(st.sampled_from(["cut", "insert", "overwrite", "delete"]))
+
+    def apply(original: bytes) -> bytes:
+        at = int(spot * len(original)) if isinstance(spot, float) else min(spot, len(original))
+        if kind == "cut":
+            return original[:at]
+        after = {"insert": at, "overwrite": at + len(data), "delete": at + 7}[kind]
+        return original[:at] + data + original[after:]
+
+    return apply
+
+
+@settings(max_examples=150, suppress_health_check=SLOW_FIXTURE)
+@given(apply=damage(), file=st.sampled_from([CONFIG_FILE, ADAPTERS_FILE]))
+def test_files_fuzzed_by_byte(folder: Path, apply: Callable[[bytes], bytes], file: str) -> None:
+    original = (folder / file).read_bytes()
+    (folder / file).write_bytes(apply(original))
+    try:
+        weights.load(folder)
+    except WeightsError as error:
+        assert str(error)
+    finally:
+        (folder / file).write_bytes(original)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00" * 8, b"\xff" * 100, struct.pack("<Q", 2**62) + b"{}", pickle.dumps({"a": 1}),
+     struct.pack("<Q", 2) + b"[]"],
+)  # fmt: skip
+def test_files_that_are_no_safetensors(folder: Path, data: bytes) -> None:
+    (folder / ADAPTERS_FILE).write_bytes(data)
+    with pytest.raises(weights.DamagedError, match=ADAPTERS_FILE) as error:
+        weights.load(folder)
+    assert "get it anew" in sentence(error)
+
+
+# Checkpoints of the reference implementation
+
+
+def official_state(model: SelaVPR, prefix: str = "module.") -> State:
+    """A network's tensors by the reference's names, Meta's way of storing registers included."""
+    made = model.to_weights()
+    state: State = {}
+    for name, tensor in made.trained.items():
+        name = name.replace("attn_adapter.", "adapter1.").replace("mlp_adapter.", "adapter2.")
+        name = name.replace(".down.", ".D_fc1.").replace(".up.", ".D_fc2.")
+        name = name.replace("local_head.up", "LocalAdapt.upconv").replace("pool", "aggregation.1")
+        state[prefix + name] = tensor
+    frozen = dict(made.backbone)
+    if "reg_token" in frozen:
+        frozen["register_tokens"] = frozen.pop("reg_token")
+        position = torch.full((1, 1, model.config.width), 0.25)
+        frozen["cls_token"] = frozen["cls_token"] - position
+        frozen["pos_embed"] = torch.cat([position, frozen["pos_embed"]], dim=1)
+    frozen["mask_token"] = torch.zeros(1, model.config.width)
+    return state | {f"{prefix}backbone.{name}": tensor for name, tensor in frozen.items()}
+
+
+class Numpy1Pickler(pickle._Pickler):
+    """Names NumPy's functions as NumPy 1 did, under whichever NumPy runs."""
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        if getattr(obj, "__name__", "") in ("_reconstruct", "scalar"):
+            self.write(b"cnumpy.core.multiarray\n" + obj.__name__.encode() + b"\n")
+            self.memoize(obj)
+        else:
+            super().save_global(obj, name)
+
+    # The table of the base class knows functions by their type.
+    dispatch: ClassVar[Any] = {**pickle._Pickler.dispatch, type(len): save_global}
+
+
+class Numpy1Pickle:
+    """A pickle module for torch.save."""
+
+    Pickler = Numpy1Pickler
+
+    @staticmethod
+    def dump(content: Any, file: Any, protocol: int) -> None:
+        Numpy1Pickler(file, protocol).dump(content)
+
+
+def checkpoint(model: SelaVPR, prefix: str = "module.", **changes: Any) -> dict[str, Any]:
+    recalls = np.array([90.8, 96.4, 97.2])
+    return {
+        "epoch_num": 7,
+        "model_state_dict": official_state(model, prefix),
+        "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 1e-5}]},
+        "recalls": recalls,
+        "best_r5": recalls[1],
+        "not_improved_num": 0,
+        **changes,
+    }
+
+
+def save_official(path: Path, content: Any, **options: Any) -> Path:
+    torch.save(content, path, pickle_module=Numpy1Pickle, **options)
+    return path
+
+
+def test_the_fixtures_are_like_numpy_1_wrote_them(tiny_model: SelaVPR, tmp_path: Path) -> None:
+    path = save_official(tmp_path / "x.pth", checkpoint(tiny_model))
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read("x/data.pkl")
+    assert b"numpy.core.multiarray\n_reconstruct" in content
+    assert b"numpy.core.multiarray\nscalar" in content
+    assert b"numpy._core" not in content
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""])
+@pytest.mark.parametrize("registers", [0, 4])
+def test_official_checkpoint(
+    request: pytest.FixtureRequest, tmp_path: Path, prefix: str, registers: int
+) -> None:
+    model = request.getfixturevalue("tiny_reg4_model" if registers else "tiny_model")
+    path = save_official(tmp_path / "msls.pth", checkpoint(model, prefix))
+    loaded = weights.load_official(path)
+    made = model.to_weights()
+    assert loaded.config == ModelConfig(
+        width=32, depth=2, heads=4, registers=registers, local_hidden=16, local_dim=8
+    )
+    assert same(loaded.trained, made.trained)
+    assert same(loaded.backbone, made.backbone, 1e-6)  # (a - 0.25) + 0.25
+    assert loaded.card["training"] == {"epoch": 7}
+    assert loaded.card["recall"] == {"validation_r5": 96.4}
+    SelaVPR.from_official_checkpoint(path, device="cpu")
+    folder = weights.save(loaded, tmp_path / "m", with_backbone=True)
+    assert same(weights.load(folder).backbone, loaded.backbone)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recalls": None}, {"best_r5": 96.4}, {"best_r5": "96"}, {"best_r5": float("nan")},
+        {"recalls": np.float32(1)}, {"recalls": np.arange(3)}, {"epoch_num": np.int64(3)},
+        {"best_r5": np.array([1.0])}, {"recalls": [np.float64(1)]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_contents_of_a_checkpoint_do_not_matter(
+    tiny_model: SelaVPR, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    made = tiny_model.to_weights()
+    path = save_official(tmp_path / "x.pth", checkpoint(tiny_model, **change))
+    assert same(weights.load_official(path).trained, made.trained)
+    torch.save(checkpoint(tiny_model, **change), path)  # with this NumPy's names
+    assert same(weights.load_official(path).trained, made.trained)
+
+
+def test_bare_state_dict_doubles_and_the_old_file_format(
+    tiny_model: SelaVPR, tmp_path: Path
+) -> None:
+    made = tiny_model.to_weights()
+    state = collections.OrderedDict(official_state(tiny_model))
+    doubles = {name: x.double() for name, x in state.items()}
+    for content in (state, doubles):
+        for new in (True, False):
+            path = save_official(tmp_path / "x.pth", content, _use_new_zipfile_serialization=new)
+            loaded = weights.load_official(path)
+            assert same(loaded.trained, made.trained)
+            assert {x.dtype for x in loaded.backbone.values()} == {torch.float32}
+            assert "training" not in loaded.card and "recall" not in loaded.card
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"a": 1}, [1], 1, torch.ones(3), {"model_state_dict": None}, {"model_state_dict": {}},
+     {"model_state_dict": {"a": 1}}, {"a": torch.ones(1)}, {1: torch.ones(1)},
+     {"LocalAdapt.upconv2.weight": torch.ones(2, 2)}],
+    ids=lambda content: str(content)[:40],
+)  # fmt: skip
+def test_not_a_selavpr_checkpoint(tmp_path: Path, content: Any) -> None:
+    path = save_official(tmp_path / "x.pth", content)
+    with pytest.raises(WeightsError, match=r"x\.pth .*not a SelaVPR checkpoint") as error:
+        weights.load_official(path)
+    sentence(error)
+
+
+@pytest.mark.parametrize("data", [b"", b"random bytes" * 50, b"PK\x03\x04", b"\x80\x02}.", b"."])
+def test_not_a_checkpoint_at_all(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"x\.pth"):
+        weights.load_official(path)
+    with pytest.raises(WeightsError, match="There is no checkpoint at"):
+        weights.load_official(tmp_path / "absent.pth")
+    with pytest.raises(WeightsError, match="There is no checkpoint at"):
+        weights.load_official(tmp_path)
+
+
+def test_truncated_checkpoint(tiny_model: SelaVPR, tmp_path: Path) -> None:
+    path = save_official(tmp_path / "x.pth", checkpoint(tiny_model))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match="cut off"):
+        weights.load_official(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stranger.weight": torch.ones(1)}, "it has stranger.weight"),
+        ({"backbone.blocks.0.adapter3.x": torch.ones(1)}, "unexpected: blocks.0.adapter3.x"),
+        ({"backbone.blocks.0.adapter1.D_fc3.bias": torch.ones(1)}, "unexpected"),
+        ({"aggregation.1.power": torch.ones(1)}, "it has aggregation.1.power"),
+        ({"backbone.norm.bias": torch.ones(31)}, r"norm.bias is \[31\] but should be \[32\]"),
+        ({"backbone.pos_embed": torch.ones(1, 257, 32)}, r"pos_embed is \[1, 257, 32\]"),
+        ({"backbone.norm.bias": torch.full((32,), torch.inf)}, "not finite"),
+        ({"backbone.norm.bias": torch.ones(32).long()}, "is torch.int64"),
+        ({"backbone.norm.bias": torch.ones(32).to_sparse()}, r"x\.pth"),
+        ({"backbone.norm.bias": torch.ones(32).to(torch.cfloat)}, "is torch.complex64"),
+        ({"backbone.register_tokens": torch.ones(4)}, "other names or shapes"),
+        ({"backbone.patch_embed.proj.weight": torch.tensor(1.0)}, "not a SelaVPR checkpoint"),
+        ({"LocalAdapt.upconv1.weight": torch.ones(32)}, "not a SelaVPR checkpoint"),
+        ({"backbone.blocks.x.norm": torch.ones(1)}, "not a SelaVPR checkpoint"),
+        ({"backbone.blocks.99.norm1.bias": torch.ones(32)}, "for 2 blocks, the network has 100"),
+    ],
+)  # fmt: skip
+def test_wrong_tensors_in_a_checkpoint_are_named(
+    tiny_model: SelaVPR, tmp_path: Path, change: State, words: str
+) -> None:
+    state = official_state(tiny_model, prefix="") | change
+    path = save_official(tmp_path / "x.pth", {"model_state_dict": state})
+    with pytest.raises(WeightsError, match=words) as error:
+        weights.load_official(path)
+    sentence(error)
+
+
+def test_adapters_of_another_ratio(tiny_model: SelaVPR, tmp_path: Path) -> None:
+    state = official_state(tiny_model, prefix="")
+    for name in list(state):
+        if ".D_fc1." in name:
+            state[name] = state[name][:8]
+        elif name.endswith(".D_fc2.weight"):
+            state[name] = state[name][:, :8]
+    path = save_official(tmp_path / "x.pth", state)
+    with pytest.raises(WeightsError, match=r"attn_adapter.down.bias is \[8\] but should be \[16\]"):
+        weights.load_official(path)
+
+
+@pytest.mark.parametrize("missing", ["aggregation.1.p", "backbone.cls_token",
+                                     "backbone.blocks.1.adapter2.D_fc2.bias",
+                                     "backbone.patch_embed.proj.weight",
+                                     "LocalAdapt.upconv1.weight"])  # fmt: skip
+def test_missing_tensors_in_a_checkpoint_are_named(
+    tiny_model: SelaVPR, tmp_path: Path, missing: str
+) -> None:
+    state = official_state(tiny_model, prefix="")
+    del state[missing]
+    path = save_official(tmp_path / "x.pth", state)
+    last = missing.replace("aggregation.1", "pool").split(".")[-1]
+    with pytest.raises(WeightsError, match=last):
+        weights.load_official(path)
+
+
+class Attack:
+    """Runs a command when unpickled by pickle."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_checkpoint_is_not_run(tiny_model: SelaVPR, tmp_path: Path, legacy: bool) -> None:
+    proof = tmp_path / "ran"
+    pickle.loads(pickle.dumps(Attack(proof)))
+    proof.rmdir()  # the attack works where it is not prevented; it raises FileNotFoundError if not
+    path = tmp_path / "x.pth"
+    content = checkpoint(tiny_model, recalls=Attack(proof))
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match=r"holds more than weights \(.*mkdir.*not loaded"):
+        weights.load_official(path)
+    path.write_bytes(pickle.dumps(Attack(proof)))
+    with pytest.raises(WeightsError):
+        weights.load_official(path)
+    assert not proof.exists()
+
+
+def test_numpy_objects_are_never_built(tiny_model: SelaVPR, tmp_path: Path) -> None:
+    # Arrays of objects, and a structured dtype whose flags hide that it holds pointers, which makes
+    # NumPy's own unpickling take raw bytes for addresses.
+    objects = np.array([{"a": 1}, None], dtype=object)
+    hidden = np.zeros(2, dtype=[("a", "O")])
+    for recalls in (objects, hidden):
+        path = save_official(tmp_path / "x.pth", checkpoint(tiny_model, recalls=recalls))
+        content = weights._unpickle(path)
+        assert type(content["recalls"]) is weights._Inert
+        assert same(weights.load_official(path).trained, tiny_model.to_weights().trained)
+
+
+@settings(max_examples=100, suppress_health_check=SLOW_FIXTURE)
+@given(apply=damage(), legacy=st.booleans())
+@example(apply=lambda data: data, legacy=True)
+def test_checkpoints_fuzzed_by_byte(
+    tiny_model: SelaVPR, tmp_path: Path, apply: Callable[[bytes], bytes], legacy: bool
+) -> None:
+    buffer = io.BytesIO()
+    torch.save(
+        checkpoint(tiny_model), buffer, pickle_module=Numpy1Pickle,
+        _use_new_zipfile_serialization=not legacy,
+    )  # fmt: skip
+    path = tmp_path / "x.pth"
+    path.write_bytes(apply(buffer.getvalue()))
+    try:
+        weights.load_official(path)
+    except SelaVPRError as error:
+        assert isinstance(error, WeightsError) and str(error)
