@@ -1,0 +1,1 @@
+"""A photorealistic-as-we-can twin of central Helsinki, built from OpenStreetMap data."""
