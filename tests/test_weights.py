@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import io
 import json
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import TINY, random_model
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,6 +28,7 @@ from selavpr import ModelConfig, OptionError, SelaVPR, SelaVPRError, WeightsErro
 from selavpr.weights import ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE, Weights
 
 State = dict[str, Tensor]
+CARD = {"license": "mit", "training": {"epoch": 3}, "recall": {"r5": 0.5}}
 
 
 def same(a: State, b: State, tolerance: float = 0.0) -> bool:
@@ -33,16 +37,29 @@ def same(a: State, b: State, tolerance: float = 0.0) -> bool:
     )
 
 
+@pytest.fixture(scope="module")
+def tiny_model() -> SelaVPR:
+    """One network for all tests here; none changes it."""
+    return random_model(TINY)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_model: SelaVPR, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = dataclasses.replace(tiny_model.to_weights(), card=CARD)
+    return weights.save(made, tmp_path_factory.mktemp("saved") / "model", with_backbone=True)
+
+
 @pytest.fixture
 def source(tiny_model: SelaVPR) -> Weights:
     made = tiny_model.to_weights()
-    card = {"license": "mit", "training": {"epoch": 3}, "recall": {"r5": 0.5}}
-    return Weights(made.config, made.trained, made.backbone, card, None)
+    trained = {name: x.clone() for name, x in made.trained.items()}
+    backbone = {name: x.clone() for name, x in made.backbone.items()}
+    return Weights(made.config, trained, backbone, CARD, None)
 
 
 @pytest.fixture
-def folder(source: Weights, tmp_path: Path) -> Path:
-    return weights.save(source, tmp_path / "model", with_backbone=True)
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
 def change_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -472,6 +489,7 @@ def test_files_fuzzed_by_byte(folder: Path, apply: Callable[[bytes], bytes], fil
     "data",
     [b"", b"\x00" * 8, b"\xff" * 100, struct.pack("<Q", 2**62) + b"{}", pickle.dumps({"a": 1}),
      struct.pack("<Q", 2) + b"[]"],
+    ids=lambda data: repr(data[:12]),
 )  # fmt: skip
 def test_files_that_are_no_safetensors(folder: Path, data: bytes) -> None:
     (folder / ADAPTERS_FILE).write_bytes(data)
