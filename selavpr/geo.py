@@ -26,6 +26,9 @@ class Location:
     def __post_init__(self) -> None:
         """Refuse what is not on the globe; a swapped pair is named as such where it shows."""
         lat, lon = self.latitude, self.longitude
+        for value in (lat, lon):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise LocationError(f"Latitude and longitude must be numbers, not {value!r}.")
         if not (math.isfinite(lat) and math.isfinite(lon)):
             raise LocationError("Latitude and longitude must be finite numbers.")
         if abs(lat) > 90:

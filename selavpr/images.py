@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-import warnings
+import os.path
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -35,8 +35,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Files that hold several frames on purpose yet show one photo: MPO is what many phones call a JPEG
-# with a depth map or preview behind it; HEIF and AVIF keep the photo's auxiliary pictures.
-_MULTI_FRAME_PHOTOS = {"MPO", "HEIF", "AVIF"}
+# with a depth map or preview behind it; HEIF keeps the photo's auxiliary pictures.
+_MULTI_FRAME_PHOTOS = {"MPO", "HEIF"}
+
+# Named one by one: Pillow's other readers include EPS, which starts Ghostscript on the file.
+_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
 
 def load_image(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -65,7 +68,7 @@ def load_image(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         return _open(io.BytesIO(source), max_pixels, "The photo")
     if isinstance(source, (str, PathLike)):
         path = Path(source)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, false for names no system can hold
             raise PhotoError(f"There is no photo at {path}.")
         return _open(path, max_pixels, path.name)
     raise PhotoError(
@@ -133,16 +136,13 @@ def _register_heif() -> None:
 def _open(file: Path | io.BytesIO, max_pixels: int, name: str) -> Image.Image:
     _register_heif()
     try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb warning: our limit is lower and is checked before decoding.
-            warnings.simplefilter("ignore")
-            with Image.open(file) as image:
-                return _decode(image, max_pixels, name)
+        with Image.open(file, formats=_FORMATS) as image:
+            return _decode(image, max_pixels, name)
     except UnidentifiedImageError as error:
         raise PhotoError(
             f"{name} is not a photo this app can read; use JPEG, PNG, WebP, HEIC or AVIF."
         ) from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(_too_large(name, max_pixels)) from error
     except PhotoError:
         raise
@@ -165,11 +165,13 @@ def _decode(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
         raise PhotoError(f"{name} is an animation or has several pages; save one picture of it.")
     try:
         image.load()
+        rgb = _to_rgb(_upright(image), name)
     except PhotoError:
         raise
     except Exception as error:
+        # Pillow raises all sorts on malformed files and odd modes.
         raise PhotoError(f"{name} is cut off or damaged and cannot be read: {error}.") from error
-    return _checked(_to_rgb(_upright(image), name), max_pixels, name)
+    return _checked(rgb, max_pixels, name)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -209,6 +211,7 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
         )
     if not array.size:
         raise PhotoError("The photo has no pixels.")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype == np.uint16:

@@ -2,8 +2,8 @@
 
 Row i of the query and row j of the candidate are mutual nearest neighbours when j is the most
 similar row to i and i the most similar row to j, by inner product (SelaVPR, section 3.3). The
-number of such pairs is the re-ranking score; no threshold, no geometry. Rows that tie are settled
-by the lower row number, so that the result is the same on every run.
+number of such pairs is the re-ranking score; no threshold, no geometry. Similarities that are equal
+to the bit are settled by the lower row number, so that the result is the same on every run.
 
 The reference multiplies everything at once: a K x N x N tensor, 5.5 GB for 100 candidates at
 61 x 61. Here a strip of it exists at a time. Only two things are read off a strip, and both are
@@ -52,7 +52,7 @@ def mutual_nearest(query: Tensor, candidate: Tensor) -> Matches:
     Raises:
         OptionError: the shapes do not fit together.
     """
-    _check(query, candidate[None] if candidate.ndim == 2 else candidate)
+    _check(query, candidate[None])
     if not len(query) or not len(candidate):
         none = torch.empty(0, dtype=torch.int64, device=query.device)
         return Matches(none, none, none.float())

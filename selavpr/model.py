@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -336,8 +336,8 @@ class SelaVPR(nn.Module):
             PhotoError: a photo cannot be read.
             OptionError: no photos; or, where the aspect is kept, photos of different shapes.
         """
-        if isinstance(photos, (str, bytes, os.PathLike, Image.Image)) or hasattr(photos, "shape"):
-            photos = [photos]  # type: ignore[list-item]
+        if not isinstance(photos, Iterable) or isinstance(photos, (str, bytes, np.ndarray)):
+            photos = [photos]
         return Features.cat(
             self.extract_each(photos, local=local, adapted=adapted, batch_size=batch_size)
         )

@@ -6,6 +6,8 @@ All are frozen dataclasses. Tensors inside them are never written to after const
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,6 +65,8 @@ class ModelConfig:
             raise OptionError(f"antialias must be true or false, not {self.antialias!r}.")
         if isinstance(self.adapter_scale, bool) or not isinstance(self.adapter_scale, (int, float)):
             raise OptionError(f"adapter_scale must be a number, not {self.adapter_scale!r}.")
+        if not math.isfinite(self.adapter_scale):
+            raise OptionError(f"adapter_scale must be finite, not {self.adapter_scale!r}.")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> ModelConfig:
@@ -77,11 +81,13 @@ class ModelConfig:
         except KeyError:
             known = ", ".join(PRESETS)
             raise OptionError(f"No preset is called {name!r}; there are {known}.") from None
-        return cls(**{**fields, **changes})
+        return cls.from_dict({**fields, **changes})
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ModelConfig:
         """The inverse of ``dataclasses.asdict``; unknown or missing fields are errors."""
+        if not isinstance(fields, Mapping):
+            raise OptionError(f"Model options must be a table of names, not {fields!r}.")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
             raise OptionError(f"Unknown model option: {', '.join(unknown)}.")
@@ -118,9 +124,10 @@ class Features:
         return self.descriptor.shape[0]
 
     def __getitem__(self, rows: int | slice) -> Features:
-        """The features of some of the photos; an int keeps the batch axis."""
-        if isinstance(rows, int):
-            rows = slice(rows, rows + 1 or None)
+        """The features of some of the photos; a number keeps the batch axis."""
+        if not isinstance(rows, slice):
+            row = range(len(self))[operator.index(rows)]  # IndexError, and negatives, as in a list
+            rows = slice(row, row + 1)
         local = None if self.local is None else self.local[rows]
         return Features(self.descriptor[rows], self.tokens[rows], local)
 
@@ -142,7 +149,7 @@ class Features:
         """
         if not parts:
             raise OptionError("There is nothing to join: give at least one photo.")
-        if len({tuple(part.tokens.shape[1:]) for part in parts}) > 1:
+        if len({(part.tokens.shape[1:], part.descriptor.shape[1:]) for part in parts}) > 1:
             raise OptionError(
                 "Photos of different shapes do not fit in one batch when their aspect is kept; "
                 "use extract_each, or a model whose resize is 'squash'."

@@ -278,7 +278,6 @@ def test_animations_and_pages_are_refused(file_format: str) -> None:
             load_image(source)
 
 
-@pytest.mark.xfail(strict=True, reason="selavpr.images: AVIF's frames are taken for extra pictures")
 def test_animated_avif_is_refused() -> None:
     with pytest.raises(PhotoError, match="animation"):
         load_image(several("AVIF"))
@@ -336,7 +335,6 @@ def test_missing_files(path: str) -> None:
         load_image(Path(path))
 
 
-@pytest.mark.xfail(strict=True, reason="selavpr.images: Path.is_file raises ENAMETOOLONG")
 def test_a_name_no_file_can_have() -> None:
     with pytest.raises(PhotoError, match="There is no photo at"):
         load_image("x" * 5000)
@@ -365,7 +363,6 @@ def with_info(image: Image.Image, **info: Any) -> Image.Image:
     return image
 
 
-@pytest.mark.xfail(strict=True, reason="selavpr.images: conversion errors of PIL images leak")
 @pytest.mark.parametrize(
     "image", [Image.new("La", (40, 40)), with_info(flat("L", 0), transparency="nonsense")]
 )

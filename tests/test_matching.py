@@ -178,7 +178,6 @@ def test_pairs_that_do_not_fit(query: tuple[int, ...], candidate: tuple[int, ...
         mutual_nearest(torch.zeros(query), torch.zeros(candidate))
 
 
-@pytest.mark.xfail(strict=True, reason="selavpr.matching: a batch passes the check, then breaks")
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_batch_is_not_a_candidate(count: int) -> None:
     with pytest.raises(OptionError, match="Descriptors must be"):

@@ -63,7 +63,6 @@ def test_adapter_scale(bad: Any) -> None:
     assert ModelConfig(**GOOD, adapter_scale=1).adapter_scale == 1
 
 
-@pytest.mark.xfail(strict=True, reason="selavpr.structs: JSON may hold NaN and Infinity")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_adapter_scale_is_finite(bad: float) -> None:
     with pytest.raises(OptionError, match="adapter_scale"):
@@ -101,7 +100,6 @@ def test_unknown_preset_names_the_known_ones() -> None:
         ModelConfig.preset("vit-g")
 
 
-@pytest.mark.xfail(strict=True, reason="selavpr.structs: a raw TypeError")
 def test_preset_with_unknown_changes() -> None:
     with pytest.raises(OptionError, match="colour"):
         ModelConfig.preset("vit-s", colour=1)
@@ -161,7 +159,6 @@ def test_indexing(local: bool) -> None:
     assert some[1].tokens.shape == (1, 2, 3, 5)
 
 
-@pytest.mark.xfail(strict=True, reason="selavpr.structs: a slice is never out of range")
 @pytest.mark.parametrize("row", [4, 100, -5])
 def test_an_index_out_of_range_is_an_error(row: int) -> None:
     with pytest.raises(IndexError):
