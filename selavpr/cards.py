@@ -1,0 +1,334 @@
+"""Pieces of the page as HTML strings: verdict, ranking columns, timings, drawings.
+
+Pure functions; whatever comes from photos, indexes or users is escaped here.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from selavpr import viz
+from selavpr.geo import Location
+from selavpr.images import load_image
+from selavpr.index import Manifest
+from selavpr.structs import Candidate, Recognition
+from selavpr.text import both, both_plain, plain
+
+SHOWN = 5
+"""Candidates a column shows before "more"."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A photo the page offers to try.
+
+    Attributes:
+        photo: its file.
+        title: what to call it.
+        city: name of the index to search; the first one when empty.
+        truth: where it was taken; None where unknown.
+    """
+
+    photo: Path
+    title: str
+    city: str = ""
+    truth: Location | None = None
+
+
+def header() -> str:
+    """Name, promise and the two switches."""
+    switch = (
+        f'<button type="button" class="sv-chip" data-do="language">{both("language_switch")}'
+        "</button>"
+    )
+    return (
+        f'<a class="sv-skip" href="#sv-answer">{both("skip")}</a>'
+        f'<div class="sv-header"><div class="sv-logo">{_LOGO}</div>'
+        f"<div><h1>{both('title')}</h1><p>{both('tagline')}</p></div>"
+        f'<div class="sv-switches">{switch}'
+        f'<button type="button" class="sv-chip" data-do="theme"><span aria-hidden="true">◐</span> '
+        f"{both('theme_switch')}</button></div></div>"
+    )
+
+
+def empty(title: str, count: int) -> str:
+    """What stands where the answer will be."""
+    note = both("empty_note", count=f"{count:,}", city=title)
+    return (
+        f'<div class="sv-empty"><div aria-hidden="true">{_LOGO}</div><h2>{both("empty")}</h2>'
+        f"<p>{note}</p></div>"
+    )
+
+
+def notice(note: str) -> str:
+    """Something to know before using the page."""
+    return f'<p class="sv-notice" role="note">{html.escape(note)}</p>'
+
+
+def thumbnail(photo: Image.Image) -> str:
+    """Address of a small copy of a photo."""
+    return viz.data_uri(viz.thumbnail(photo, (192, 144)), quality=70)
+
+
+def examples(offered: Sequence[Example]) -> str:
+    """The example photos as buttons.
+
+    Raises:
+        PhotoError: one of them cannot be opened.
+    """
+    buttons = "".join(
+        f'<button type="button" data-example="{i}">'
+        f'<img src="{thumbnail(load_image(example.photo))}" alt="" width="112" height="84">'
+        f"<span>{html.escape(example.title)}</span></button>"
+        for i, example in enumerate(offered)
+    )
+    return f'<h2 class="sv-small">{both("examples")}</h2><div class="sv-examples">{buttons}</div>'
+
+
+def verdict(recognition: Recognition, city: str, truth: Location | None = None) -> str:
+    """The answer in words."""
+    estimate = recognition.location
+    named = estimate.street or both_plain("nameless")
+    facts = []
+    if estimate.radius50_m is not None and estimate.verdict != "not here":
+        facts.append(both("within", metres=round(estimate.radius50_m)))
+    if estimate.confidence is not None:
+        facts.append(both("percent", percent=round(100 * estimate.confidence)))
+    else:
+        facts.append(both("uncalibrated"))
+    if truth is not None:
+        facts.append(both("error", metres=round(estimate.location.distance_m(truth))))
+    location = estimate.location
+    kind = estimate.verdict.replace(" ", "-")
+    note = f"{estimate.verdict}_note"
+    return (
+        f'<section class="sv-verdict sv-{kind}" id="sv-answer" role="status" tabindex="-1">'
+        f'<div class="sv-sign" aria-hidden="true">{_SIGNS[estimate.verdict]}</div><div>'
+        f"<h2>{both(estimate.verdict, street=named, city=city)}</h2>"
+        f"<p>{both(note, street=named)}</p>"
+        f'<ul class="sv-facts">{"".join(f"<li>{fact}</li>" for fact in facts)}'
+        f"<li><code>{location.latitude:.6f}, {location.longitude:.6f}</code></li></ul>"
+        "</div></section>"
+    )
+
+
+def columns(recognition: Recognition, thumbnail: Callable[[int], str], picked: int) -> str:
+    """Both rankings side by side.
+
+    Args:
+        recognition: the answer.
+        thumbnail: address of the picture of a row of the index.
+        picked: position in ``recognition.candidates`` that is drawn below.
+    """
+    position = {c.row: i for i, c in enumerate(recognition.candidates)}
+    reranked = any(c.matches is not None for c in recognition.candidates)
+
+    def column(kind: str, candidates: Sequence[Candidate]) -> str:
+        cards = [
+            _card(c, position[c.row], kind, thumbnail(c.row), position[c.row] == picked)
+            for c in candidates
+        ]
+        more = ""
+        if len(cards) > SHOWN:
+            rest = f'<ol start="{SHOWN + 1}">{"".join(cards[SHOWN:])}</ol>'
+            more = f"<details><summary>+ {len(cards) - SHOWN}</summary>{rest}</details>"
+        title, note = (
+            ("reranked", "reranked_note")
+            if kind == "rerank"
+            else (
+                "global_only",
+                "global_note",
+            )
+        )
+        return (
+            f'<div class="sv-column sv-{kind}"><h3>{both(title)}</h3><p>{both(note)}</p>'
+            f"<ol>{''.join(cards[:SHOWN])}</ol>{more}</div>"
+        )
+
+    first = column("global", recognition.by_global_rank)
+    second = (
+        column("rerank", recognition.candidates)
+        if reranked
+        else f'<div class="sv-column sv-rerank"><h3>{both("reranked")}</h3>'
+        f"<p>{both('reranked_off')}</p></div>"
+    )
+    metres = recognition.location.location.distance_m(recognition.global_location)
+    moved = both("moved", metres=round(metres)) if metres >= 1 else both("not_moved")
+    moved = f'<p class="sv-moved">{moved}</p>' if reranked else ""
+    return (
+        f'<section aria-label="{plain("ranking", "en")}"><h2>{both("ranking")}</h2>'
+        f'{moved}<p class="sv-note">{both("ranking_note")}</p>'
+        f'<div class="sv-columns">{first}{second}</div></section>'
+    )
+
+
+def match_caption(candidate: Candidate, shown: int, total: int, agreeing: int) -> str:
+    """What stands over the picture of matches."""
+    street = candidate.place.street or "?"
+    return (
+        f'<h3 class="sv-picked">{both("picked", rank=candidate.rank, street=street)}</h3>'
+        f"<p>{both('match_summary', shown=shown, total=total, agreeing=agreeing)}</p>"
+        f'<p class="sv-legend">{both("match_legend")} '
+        f'<span style="background:{viz.legend()}"></span></p>'
+    )
+
+
+def heat(before: str, after: str) -> str:
+    """The two heat-maps beside each other."""
+    figures = "".join(
+        f'<figure><img src="{picture}" alt="{plain(key, "en")}">'
+        f"<figcaption>{both(key)}</figcaption></figure>"
+        for key, picture in (("heat_before", before), ("heat_after", after))
+    )
+    return (
+        f'<section><h2>{both("heat")}</h2><p class="sv-note">{both("heat_note")}</p>'
+        f'<div class="sv-heat">{figures}</div><p class="sv-legend">{both("heat_scale")} '
+        f'<span style="background:{viz.legend()}"></span></p></section>'
+    )
+
+
+def timings(milliseconds: Mapping[str, float]) -> str:
+    """How long each stage took, as one bar."""
+    total = sum(milliseconds.values())
+    parts, words = [], []
+    for stage, ms in milliseconds.items():
+        key = f"stage_{stage}"
+        name = both(key)
+        share = 100 * ms / max(total, 1e-9)
+        parts.append(f'<i class="sv-t-{html.escape(stage)}" style="width:{share:.2f}%"></i>')
+        words.append(f'<li class="sv-t-{html.escape(stage)}">{name} <b>{ms:.0f} ms</b></li>')
+    return (
+        f"<section><h2>{both('time', total=round(total))}</h2>"
+        f'<div class="sv-bar" aria-hidden="true">{"".join(parts)}</div>'
+        f'<ul class="sv-times">{"".join(words)}</ul></section>'
+    )
+
+
+def downloads(answer: Mapping[str, Any], places: Mapping[str, Any], name: str) -> str:
+    """Links that carry the answer themselves, so that nothing is kept on the server."""
+    stem = html.escape(Path(name).stem or "answer", quote=True)
+    links = "".join(
+        f'<a class="sv-chip" download="{stem}.{suffix}" href="data:{mime};base64,'
+        f'{base64.b64encode(json.dumps(data, ensure_ascii=False, indent=1).encode()).decode()}">'
+        f"{label}</a>"
+        for label, suffix, mime, data in (
+            ("JSON", "json", "application/json", answer),
+            ("GeoJSON", "geojson", "application/geo+json", places),
+        )
+    )
+    return f'<section><h2>{both("save")}</h2><p class="sv-links">{links}</p></section>'
+
+
+def credits(manifests: Sequence[Manifest]) -> str:
+    """Whose photos these are, under which licence."""
+    rows = "".join(
+        f"<li><b>{html.escape(m.title)}</b>: {html.escape(m.attribution or '?')}"
+        f"{' · ' + html.escape(m.license) if m.license else ''}</li>"
+        for m in manifests
+    )
+    return (
+        f'<footer class="sv-credits"><h2 class="sv-small">{both("credits")}</h2><ul>{rows}'
+        "<li>SelaVPR (Lu et al., ICLR 2024, MIT) · DINOv2 (Meta AI, Apache 2.0) · Leaflet (BSD) · "
+        '© <a href="https://www.openstreetmap.org/copyright">OpenStreetMap</a> (ODbL)</li></ul>'
+        "</footer>"
+    )
+
+
+def how_it_works() -> str:
+    """The two stages in words and as a drawing."""
+    return (
+        f'<div class="sv-how">{_drawing()}<ol><li>{both("how_global")}</li>'
+        f"<li>{both('how_local')}</li></ol></div>"
+    )
+
+
+def _card(candidate: Candidate, i: int, kind: str, picture: str, picked: bool) -> str:
+    rank = candidate.rank if kind == "rerank" else candidate.global_rank
+    street = html.escape(candidate.place.street or "?")
+    facts = [both("similarity", value=f"{candidate.similarity:.3f}")]
+    move = ""
+    if candidate.matches is not None:
+        facts.append(both("matches", count=f"{candidate.matches:,}"))
+    if kind == "rerank":
+        gained = candidate.global_rank - candidate.rank
+        key = "up" if gained > 0 else "down" if gained < 0 else "same"
+        arrow = {"up": "▲", "down": "▼", "same": "="}[key]
+        number = str(abs(gained)) if gained else ""
+        move = (
+            f'<span class="sv-move sv-{key}"><span aria-hidden="true">{arrow}{number}</span>'
+            f'<span class="sv-hidden">{both(key, count=abs(gained))}</span></span>'
+        )
+    return (
+        f'<li><button type="button" class="sv-card" data-candidate="{i}" '
+        f'aria-pressed="{str(picked).lower()}"><span class="sv-rank">{rank}</span>'
+        f'<img src="{picture}" alt="" width="96" height="72" loading="lazy">'
+        f'<span class="sv-what"><b>{street}</b><span>{" · ".join(facts)}</span></span>'
+        f"{move}</button></li>"
+    )
+
+
+def _drawing() -> str:
+    def label(x: int, y: int, key: str, extra: str = "") -> str:
+        return (
+            f'<text x="{x}" y="{y}" {extra}><tspan class="sv-en">{plain(key, "en")}</tspan>'
+            f'<tspan class="sv-zh">{plain(key, "zh")}</tspan></text>'
+        )
+
+    bars = "".join(
+        f'<rect x="{312 + 9 * i}" y="{72 - h}" width="6" height="{h}" rx="2" class="g"/>'
+        for i, h in enumerate((18, 34, 12, 40, 26, 30, 10, 36))
+    )
+    grid = "".join(
+        f'<circle cx="{318 + 14 * (i % 5)}" cy="{150 + 13 * (i // 5)}" r="3.4" class="l"/>'
+        for i in range(20)
+    )
+    city = "".join(
+        f'<circle cx="{480 + 17 * (i % 6)}" cy="{36 + 15 * (i // 6)}" r="4" '
+        f'class="{"g" if i in (8, 9, 14) else "d"}"/>'
+        for i in range(18)
+    )
+    threads = "".join(
+        f'<line x1="500" y1="{152 + 11 * i}" x2="562" y2="{156 + 9 * j}" class="t"/>'
+        for i, j in enumerate((0, 2, 1, 3))
+    )
+    return (
+        '<svg viewBox="0 0 760 226" role="img" aria-labelledby="sv-how-title"><title '
+        'id="sv-how-title">photo → network → fingerprint → city → top k; details → mutual matches '
+        "→ place</title><defs><marker id='sv-tip' viewBox='0 0 8 8' refX='7' refY='4' "
+        "markerWidth='7' markerHeight='7' orient='auto'><path d='M0 0l8 4-8 4z' class='a'/>"
+        "</marker></defs>"
+        '<rect x="12" y="72" width="96" height="72" rx="8" class="b"/>'
+        '<path d="M20 136l24-32 18 20 14-16 24 28z" class="d"/><circle cx="84" cy="92" r="7" '
+        'class="d"/><rect x="150" y="62" width="104" height="92" rx="12" class="n"/>'
+        '<path d="M168 84h68M168 100h68M168 116h68M168 132h68" class="w"/>'
+        '<path d="M110 108h34M256 92C280 70 282 56 302 56M256 124c24 22 26 46 46 46M390 56h80'
+        'M392 170h88M592 60c40 0 54 20 62 46M592 170c40 0 54-12 62-32" class="p"/>'
+        f"{bars}{grid}{city}"
+        '<rect x="488" y="140" width="36" height="60" rx="5" class="b"/>'
+        '<rect x="546" y="140" width="36" height="60" rx="5" class="b"/>'
+        f"{threads}"
+        '<path d="M680 146c-14-18-22-26-22-38a22 22 0 0 1 44 0c0 12-8 20-22 38z" class="m"/>'
+        '<circle cx="680" cy="107" r="8" fill="#fff"/>'
+        f"{label(60, 164, 'svg_photo')}{label(202, 174, 'svg_network')}"
+        f"{label(345, 22, 'svg_fingerprint')}{label(522, 22, 'svg_city')}"
+        f"{label(345, 216, 'svg_details')}{label(535, 218, 'svg_mutual')}"
+        f"{label(680, 168, 'svg_answer')}</svg>"
+    )
+
+
+_LOGO = (
+    '<svg viewBox="0 0 48 48" width="44" height="44" aria-hidden="true"><rect x="2" y="2" '
+    'width="44" height="44" rx="12" fill="#0f766e"/><path d="M8 37l10-13 7 8 5-6 10 11z" '
+    'fill="#99d5cb"/><path d="M31 26c-6-7-8-9-8-13a8 8 0 0 1 16 0c0 4-2 6-8 13z" fill="#fb923c" '
+    'stroke="#fff" stroke-width="2"/><circle cx="31" cy="13" r="3" fill="#fff"/></svg>'
+)
+
+_SIGNS = {"sure": "✓", "probably": "≈", "unsure": "?", "not here": "✕"}

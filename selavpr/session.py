@@ -1,0 +1,256 @@
+"""What the page does, free of gradio: from a photo to the pieces that are shown.
+
+``Site`` holds what all visitors share, ``Session`` what one of them is looking at.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+
+from selavpr import cards, maps, viz
+from selavpr.cards import Example
+from selavpr.errors import OptionError
+from selavpr.geo import Location
+from selavpr.images import load_image
+from selavpr.recognizer import Recognizer
+from selavpr.report import to_dict, to_geojson
+from selavpr.structs import KeypointMatches, Recognition
+
+SHOWN_SIDE = 960
+"""Longest side of the photos kept and drawn for a visitor."""
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one visitor is looking at; lives on the server while the page is open.
+
+    Attributes:
+        city: name of the index searched.
+        name: the photo's name, as the visitor knows it.
+        photo: a copy no larger than ``SHOWN_SIDE``.
+        recognition: the answer.
+        truth: where the photo was really taken, for examples.
+        picked: position of the candidate whose matches are drawn.
+        matches: between the photo and that candidate, once computed.
+    """
+
+    city: str
+    name: str
+    photo: Image.Image
+    recognition: Recognition
+    truth: Location | None = None
+    picked: int = 0
+    matches: KeypointMatches | None = None
+
+
+class Site:
+    """The recognizers and what is made of their answers."""
+
+    def __init__(self, recognizers: Mapping[str, Recognizer], *, tiles: bool = True) -> None:
+        """Put what the page may fetch, and nothing else, into one folder of its own.
+
+        Args:
+            recognizers: by the name of their index.
+            tiles: let the map try OpenStreetMap's tiles.
+
+        Raises:
+            OptionError: there is none.
+        """
+        if not recognizers:
+            raise OptionError(
+                "There is no city to search: no index was found in prebuilt_index/. Build one "
+                "with `python -m selavpr index build`, or name one with --index."
+            )
+        self.recognizers = dict(recognizers)
+        self.tiles = tiles
+        self.folder = Path(tempfile.mkdtemp(prefix="selavpr-site-"))
+        self._thumbnails: dict[tuple[str, int], str] = {}
+        for name in ("leaflet.js", "leaflet.css"):
+            shutil.copyfile(maps.leaflet_folder() / name, self.folder / name)
+        self._served = {
+            city: maps.Served(self._address(), self._basemap(i, recognizer))
+            for i, (city, recognizer) in enumerate(self.recognizers.items())
+        }
+
+    def publish(self, examples: Sequence[Example]) -> list[Example]:
+        """Copies of the example photos in the served folder."""
+        copies = []
+        for i, example in enumerate(examples):
+            copy = self.folder / f"example-{i}{example.photo.suffix.lower()}"
+            shutil.copyfile(example.photo, copy)
+            copies.append(replace(example, photo=copy))
+        return copies
+
+    def locate(
+        self,
+        photo: str,
+        city: str,
+        top_k: int,
+        rerank: bool,
+        *,
+        truth: Location | None = None,
+        progress: Progress = lambda stage, share: None,
+    ) -> Session:
+        """Recognise a photo.
+
+        Raises:
+            OptionError: no such city, or ``top_k`` out of range.
+            PhotoError: the photo cannot be used.
+        """
+        image = load_image(photo)
+        recognition = self._recognizer(city).recognize(
+            photo, top_k=top_k, rerank=rerank, progress=progress
+        )
+        return Session(
+            city, Path(photo).name, viz.shrink(image, SHOWN_SIDE), recognition, truth=truth
+        )
+
+    def verdict(self, session: Session) -> str:
+        """The answer in words, as HTML."""
+        title = self._recognizer(session.city).index.manifest.title
+        return cards.verdict(session.recognition, title, session.truth)
+
+    def map(self, session: Session) -> str:
+        """The answer on a map, as HTML."""
+        document = maps.build_map(
+            session.recognition,
+            truth=session.truth,
+            attribution=self._recognizer(session.city).index.manifest.attribution,
+            served=self._served[session.city],
+            tiles=self.tiles,
+        )
+        return maps.frame(document)
+
+    def columns(self, session: Session) -> str:
+        """Both rankings, as HTML."""
+        return cards.columns(
+            session.recognition, lambda row: self._thumbnail(session.city, row), session.picked
+        )
+
+    def downloads(self, session: Session) -> str:
+        """Links to the answer as JSON and GeoJSON, as HTML."""
+        return cards.downloads(
+            to_dict(session.recognition, session.name),
+            to_geojson(session.recognition, session.name),
+            session.name,
+        )
+
+    def pick(self, session: Session, i: int) -> Session:
+        """Look at another candidate.
+
+        Raises:
+            OptionError: there is no such candidate.
+        """
+        matches = self._recognizer(session.city).matches(session.recognition, i)
+        return replace(session, picked=i, matches=matches)
+
+    def match_picture(
+        self, session: Session, count: int, min_similarity: float, agreeing_only: bool
+    ) -> tuple[str, Image.Image]:
+        """Caption (HTML) and picture of the matches with the candidate that is picked.
+
+        Raises:
+            OptionError: none is picked yet.
+        """
+        if session.matches is None:
+            raise OptionError("Pick a candidate first.")
+        candidate = session.recognition.candidates[session.picked]
+        reference = self._recognizer(session.city).index.photo(candidate.row)
+        rows = viz.select_matches(
+            session.matches,
+            count=count,
+            min_similarity=min_similarity,
+            agreeing_only=agreeing_only,
+        )
+        picture = viz.draw_matches(
+            session.photo,
+            reference,
+            session.matches,
+            rows,
+            query_size=session.recognition.photo_size,
+        )
+        caption = cards.match_caption(
+            candidate,
+            shown=len(rows),
+            total=len(session.matches.similarity),
+            agreeing=int(session.matches.agrees.sum()),
+        )
+        return caption, picture
+
+    def heat(self, session: Session) -> str:
+        """What the model looks at before and after adaptation, as HTML."""
+        photo = viz.shrink(session.photo, SHOWN_SIDE // 2)
+        recognizer = self._recognizer(session.city)
+        before, after = (
+            viz.data_uri(
+                viz.heat_overlay(photo, recognizer.heatmap(session.photo, adapted=adapted))
+            )
+            for adapted in (False, True)
+        )
+        return cards.heat(before, after)
+
+    def answer(self, session: Session) -> dict[str, Any]:
+        """The answer as plain data, in the schema of the command line."""
+        return to_dict(session.recognition, session.name)
+
+    def match_data(self, session: Session) -> dict[str, Any]:
+        """The matches with the picked candidate as plain data; see ``ui.matches``."""
+        assert session.matches is not None
+        candidate = session.recognition.candidates[session.picked]
+        width, height = self._recognizer(session.city).index.photo(candidate.row).size
+        found = session.matches
+        return {
+            "photo": session.name,
+            "photo_size": list(session.recognition.photo_size),
+            "place_id": candidate.place.place_id,
+            "rank": candidate.rank,
+            "candidate_size": [width, height],
+            "matches": [
+                {"query": q, "candidate": c, "similarity": round(s, 4), "agrees": a}
+                for q, c, s, a in zip(
+                    found.query.round(decimals=1).tolist(),
+                    found.candidate.round(decimals=1).tolist(),
+                    found.similarity.tolist(),
+                    found.agrees.tolist(),
+                    strict=True,
+                )
+            ],
+        }
+
+    def _recognizer(self, city: str) -> Recognizer:
+        try:
+            return self.recognizers[city]
+        except KeyError:
+            known = ", ".join(self.recognizers)
+            raise OptionError(f"There is no city {city!r} here; there are {known}.") from None
+
+    def _thumbnail(self, city: str, row: int) -> str:
+        key = (city, row)
+        if key not in self._thumbnails:
+            photo = self._recognizer(city).index.photo(row)
+            self._thumbnails[key] = cards.thumbnail(photo)
+            if len(self._thumbnails) > 5000:  # about 20 MB; the oldest goes first
+                del self._thumbnails[next(iter(self._thumbnails))]
+        return self._thumbnails[key]
+
+    def _basemap(self, i: int, recognizer: Recognizer) -> str | None:
+        basemap = recognizer.index.basemap()
+        if basemap is None:
+            return None
+        path = self.folder / f"basemap-{i}.geojson"
+        path.write_text(json.dumps(basemap, separators=(",", ":")), encoding="utf-8")
+        return self._address(path.name)
+
+    def _address(self, name: str = "") -> str:
+        return "gradio_api/file=" + quote((self.folder / name).as_posix(), safe="/:")

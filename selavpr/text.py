@@ -1,0 +1,217 @@
+"""What the page says, in English and Chinese.
+
+A page shows both languages at once, each text in a ``<span>`` of its own, and a style rule hides
+the one that is not the document's: switching needs no server, and answers on screen switch too.
+Labels of Gradio's own components come from the same table through ``gradio_table``.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+LANGUAGES = ("en", "zh")
+
+_TEXT: dict[str, tuple[str, str]] = {
+    # the frame
+    "title": ("SelaVPR Place Finder", "SelaVPR 地点识别"),
+    "tagline": (
+        "Upload a street photo. See where it was taken, and why.",
+        "上传一张街景照片,看看它拍摄于何处,以及判断的依据。",
+    ),
+    "skip": ("Skip to the answer", "跳到结果"),
+    "theme_switch": ("Light or dark", "浅色或深色"),
+    "language_switch": ("中文", "English"),
+    "photo": ("Your photo", "你的照片"),
+    "photo_hint": ("Drop, paste or take a photo", "拖放、粘贴或拍摄照片"),
+    "city": ("Where to search", "搜索范围"),
+    "city_info": ("Only places in this index can be found", "只能找到此索引中的地点"),
+    "locate": ("Locate", "开始定位"),
+    "options": ("Options", "选项"),
+    "top_k": ("Candidates", "候选数量"),
+    "top_k_info": ("How many places the first stage hands on", "第一阶段保留多少个地点"),
+    "rerank": ("Re-rank by matched details", "用局部细节重新排序"),
+    "rerank_info": ("Off: the first stage alone decides", "关闭后只由第一阶段决定"),
+    "examples": ("Or try one of these", "或试试这些例子"),
+    "example_alt": ("Example photo: {title}", "示例照片:{title}"),
+    # stages
+    "now_open": ("Reading the photo", "读取照片"),
+    "now_extract": ("Looking at it", "提取特征"),
+    "now_search": ("Searching the city", "全城搜索"),
+    "now_rerank": ("Comparing details", "比对细节"),
+    "now_locate": ("Placing it on the map", "确定位置"),
+    "now_done": ("Done", "完成"),
+    # the verdict
+    "sure": ("{street}", "{street}"),
+    "probably": ("Probably {street}", "很可能是{street}"),
+    "unsure": ("Perhaps {street}", "也许是{street}"),
+    "not here": ("This does not look like {city}", "看起来不像{city}"),
+    "sure_note": ("The evidence is strong.", "证据充分。"),
+    "probably_note": (
+        "The evidence points here. Compare the pictures below.",
+        "证据指向这里,请对照下面的图片。",
+    ),
+    "unsure_note": (
+        "The evidence is weak. Compare the pictures below before you trust it.",
+        "证据较弱,采信之前请对照下面的图片。",
+    ),
+    "not here_note": (
+        "Nothing in the index stands out. The best guess is {street}, and it is only a guess.",
+        "索引中没有突出的匹配。最接近的是{street},仅供参考。",
+    ),
+    "within": ("about {metres} m", "误差约 {metres} 米"),
+    "percent": ("{percent} % sure", "把握 {percent} %"),
+    "uncalibrated": (
+        "Not calibrated for this city: no probability, no error circle",
+        "此城市尚未校准:不给出概率和误差圈",
+    ),
+    "error": ("{metres} m from the true position", "距真实位置 {metres} 米"),
+    "nameless": ("an unnamed street", "无名道路"),
+    # the map
+    "map": ("Map of the answer", "结果地图"),
+    "answer": ("Answer", "结果"),
+    "truth": ("True position", "真实位置"),
+    "global_answer": ("Answer of the first stage", "第一阶段的结果"),
+    "circle50": ("Half of answers lie this close", "半数结果在此范围内"),
+    "circle90": ("Nine in ten lie this close", "九成结果在此范围内"),
+    "layer_rerank": ("Re-ranked", "重排后"),
+    "layer_global": ("Global only", "仅全局"),
+    # the columns
+    "ranking": ("Two stages, two rankings", "两个阶段,两种排序"),
+    "ranking_note": (
+        "Pick any picture to see which details match.",
+        "点选任意图片,查看哪些细节吻合。",
+    ),
+    "global_only": ("1 · Global only", "1 · 仅全局"),
+    "global_note": ("The whole picture as one fingerprint", "整张图片一个指纹"),
+    "reranked": ("2 · Re-ranked", "2 · 重排后"),
+    "reranked_note": ("By details found in both pictures", "按两图共有的细节"),
+    "reranked_off": (
+        "Re-ranking is off. Switch it on under Options to compare.",
+        "重排已关闭,可在“选项”中打开以作比较。",
+    ),
+    "moved": (
+        "Re-ranking moved the answer by {metres} m.",
+        "重排使结果移动了 {metres} 米。",
+    ),
+    "not_moved": ("Both stages chose the same place.", "两个阶段选中了同一地点。"),
+    "similarity": ("similarity {value}", "相似度 {value}"),
+    "matches": ("{count} matches", "{count} 处匹配"),
+    "up": ("up {count}", "上升 {count}"),
+    "down": ("down {count}", "下降 {count}"),
+    "same": ("unchanged", "不变"),
+    "rank": ("No. {rank}", "第 {rank} 名"),
+    # why
+    "why": ("Why this place", "为什么是这里"),
+    "match_image": ("Matched details: your photo left, {street} right", "匹配的细节"),
+    "match_summary": (
+        "{shown} of {total} matches drawn; {agreeing} of all agree on one geometry.",
+        "显示 {total} 处匹配中的 {shown} 处;全部匹配中 {agreeing} 处符合同一几何关系。",
+    ),
+    "match_legend": (
+        "Bold lines agree on one geometry; faint ones do not. Colour: similarity, low to high",
+        "粗线符合同一几何关系,淡线不符合。颜色表示相似度,由低到高",
+    ),
+    "picked": ("No. {rank}: {street}", "第 {rank} 名:{street}"),
+    "lines": ("Lines", "连线数量"),
+    "min_similarity": ("Least similarity", "最低相似度"),
+    "agreeing_only": ("Only what agrees on one geometry", "仅显示几何一致的匹配"),
+    "matches_label": ("Matched details", "匹配的细节"),
+    "heat": ("What the model looks at", "模型关注的区域"),
+    "heat_note": (
+        "Adaptation teaches the backbone to look at what stays, such as buildings, and past what "
+        "moves.",
+        "适配让主干网络关注建筑等不变的内容,忽略移动的物体。",
+    ),
+    "heat_before": ("Before adaptation", "适配之前"),
+    "heat_after": ("After adaptation", "适配之后"),
+    "heat_scale": ("Little to much", "由少到多"),
+    # the end of the page
+    "time": ("Time: {total} ms", "用时:{total} 毫秒"),
+    "stage_open": ("read", "读取"),
+    "stage_extract": ("extract", "提取"),
+    "stage_search": ("search", "搜索"),
+    "stage_rerank": ("re-rank", "重排"),
+    "stage_locate": ("locate", "定位"),
+    "save": ("Save the answer", "保存结果"),
+    "how": ("How it works", "工作原理"),
+    "how_global": (
+        "First stage. One network turns each picture into one fingerprint. The whole city is "
+        "searched for the nearest fingerprints in about a millisecond.",
+        "第一阶段:网络把每张图片变成一个指纹,在全城中寻找最接近的指纹,约需一毫秒。",
+    ),
+    "how_local": (
+        "Second stage. The same network gives a fine grid of local details. Details that choose "
+        "each other in both pictures count; the place with most of them wins.",
+        "第二阶段:同一网络给出细密的局部特征网格。两图中互为最近邻的细节计为匹配,匹配最多者胜出。",
+    ),
+    "svg_photo": ("photo", "照片"),
+    "svg_network": ("DINOv2 + adapters", "DINOv2 + 适配器"),
+    "svg_fingerprint": ("one fingerprint", "一个指纹"),
+    "svg_city": ("city → top k", "全城 → 前 k 名"),
+    "svg_details": ("grid of details", "细节网格"),
+    "svg_mutual": ("mutual matches", "互相匹配"),
+    "svg_answer": ("place", "地点"),
+    "empty": ("Give it a street photo", "给它一张街景照片"),
+    "empty_note": (
+        "It is compared with {count} photos of {city}. It stays on this machine and is deleted "
+        "after an hour.",
+        "照片将与{city}的 {count} 张照片比对。它只留在这台机器上,一小时后删除。",
+    ),
+    "credits": ("Credits", "致谢与许可"),
+    "no_photo": ("Choose a photo first.", "请先选择一张照片。"),
+    "failed": (
+        "Something went wrong on this side; the log of the app says what. Please try again.",
+        "程序内部出错,详情见应用日志。请重试。",
+    ),
+}
+
+
+def plain(key: str, language: str, **values: object) -> str:
+    """One text in one language; not escaped.
+
+    Args:
+        key: which text.
+        language: a locale such as ``"zh-CN"``; what is not Chinese is English.
+        **values: what the text's ``{names}`` stand for.
+    """
+    return _TEXT[key][language.lower().startswith("zh")].format(**values)
+
+
+def both(key: str, **values: object) -> str:
+    """A text as HTML in both languages, of which the page shows one; values are escaped.
+
+    Args:
+        key: which text.
+        **values: what its ``{names}`` stand for; a mapping holds one value for each language.
+    """
+    english, chinese = (
+        html.escape(
+            plain(
+                key,
+                language,
+                **{n: v[language] if isinstance(v, Mapping) else v for n, v in values.items()},
+            )
+        )
+        for language in LANGUAGES
+    )
+    if english == chinese:
+        return english
+    return f'<span class="sv-en">{english}</span><span class="sv-zh" lang="zh">{chinese}</span>'
+
+
+def both_plain(key: str, **values: object) -> dict[str, str]:
+    """A text by language, for scripts to choose from; not escaped."""
+    return {language: plain(key, language, **values) for language in LANGUAGES}
+
+
+def gradio_table() -> dict[str, dict[str, str]]:
+    """The table as ``gradio.I18n`` takes it."""
+    english = {key: texts[0] for key, texts in _TEXT.items()}
+    chinese = {key: texts[1] for key, texts in _TEXT.items()}
+    # The browser says zh-CN or zh-TW, and Gradio looks for exactly that.
+    return {"en": english, "zh": chinese, "zh-CN": chinese, "zh-TW": chinese}
+
+
+HIDE_OTHER_LANGUAGE = "html:not([lang^=zh]) .sv-zh{display:none}html[lang^=zh] .sv-en{display:none}"
+"""The style rules that show one language."""

@@ -1,0 +1,248 @@
+"""How the page looks and what its few scripts do: plain CSS and JavaScript as text.
+
+System fonts only, so that nothing is fetched from elsewhere. Colours hold a contrast of at least
+4.5 to 1 for text in both themes.
+"""
+
+from __future__ import annotations
+
+from selavpr.text import HIDE_OTHER_LANGUAGE
+
+FONTS = (
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "Roboto",
+    "Noto Sans",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Noto Sans CJK SC",
+    "sans-serif",
+)
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+CSS = (
+    HIDE_OTHER_LANGUAGE
+    + """
+:root{--sv-card:#fff;--sv-ink:#1c2733;--sv-soft:#55616f;--sv-line:#dfe3e8;--sv-wash:#eef1f4;
+ --sv-green:#0f766e;--sv-violet:#6d28d9;--sv-orange:#c2410c;--sv-page:#f5f6f8}
+.dark{--sv-card:#182029;--sv-ink:#e8edf2;--sv-soft:#a3b0bd;--sv-line:#2d3946;--sv-wash:#222c37;
+ --sv-green:#5eead4;--sv-violet:#c4b5fd;--sv-orange:#fdba74;--sv-page:#10161d}
+body,gradio-app{background:var(--sv-page)!important}
+.gradio-container{max-width:1320px!important;width:100%;min-width:0!important;
+ margin:0 auto!important;background:none!important}
+.main.app{max-width:none!important;padding:18px 24px 32px!important;min-width:0}
+.main.app .wrap,main.contain{min-width:0;padding:0!important}
+.gradio-container .html-container{color:var(--sv-ink);padding:0;line-height:1.5}
+.html-container button,.html-container p,.html-container li{font-weight:400}
+.sv-hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);
+ white-space:nowrap}
+.sv-skip{position:absolute;left:-9999px}
+.sv-skip:focus{left:16px;top:8px;z-index:50;background:var(--sv-card);padding:8px 12px}
+.gradio-container button:focus-visible,.gradio-container a:focus-visible,
+.gradio-container summary:focus-visible{outline:3px solid #f59e0b!important;outline-offset:2px}
+
+.sv-header{display:flex;align-items:center;gap:14px;flex-wrap:wrap}
+.sv-logo svg{display:block}
+.sv-header h1{font-size:22px;line-height:1.2;margin:0;font-weight:700;color:var(--sv-ink);
+ letter-spacing:-.01em}
+.sv-header p{margin:2px 0 0;color:var(--sv-soft);font-size:15px}
+.sv-switches{margin-left:auto;display:flex;gap:8px}
+.sv-chip{display:inline-block;border:1px solid var(--sv-line);background:var(--sv-card);
+ color:var(--sv-ink)!important;border-radius:999px;padding:7px 14px;font-size:14px;cursor:pointer;
+ text-decoration:none!important;line-height:1.3}
+.sv-chip:hover{border-color:var(--sv-green)}
+
+#sv-side{position:sticky;top:14px;align-self:flex-start;gap:12px}
+#sv-side>*,#sv-result>*{flex-grow:0}
+#sv-locate{min-height:50px;font-size:17px;font-weight:650;border-radius:12px}
+.sv-small{font-size:13px!important;font-weight:650;margin:2px 0 8px!important;
+ color:var(--sv-soft)!important}
+.sv-examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(98px,1fr));gap:8px}
+.sv-examples button{border:1px solid var(--sv-line);background:var(--sv-card);border-radius:10px;
+ padding:0;overflow:hidden;cursor:pointer;text-align:left;color:var(--sv-ink);font-size:12px}
+.sv-examples button:hover{border-color:var(--sv-green)}
+.sv-examples img{width:100%;aspect-ratio:4/3;object-fit:cover;display:block;margin:0;height:auto}
+.sv-examples span{display:block;padding:4px 8px 6px;line-height:1.25}
+
+#sv-result{gap:18px}
+#sv-result section{background:none}
+#sv-result h2{font-size:18px;margin:0 0 6px;font-weight:680;color:var(--sv-ink)}
+#sv-result p{margin:0}
+.sv-note{color:var(--sv-soft);font-size:14px}
+.sv-notice{border:1px solid #b45309;border-radius:12px;padding:8px 14px;margin:0;font-size:15px;
+ background:var(--sv-card)}
+.sv-empty{display:grid;place-content:center;justify-items:center;text-align:center;min-height:430px;
+ border:2px dashed var(--sv-line);border-radius:18px;padding:28px;color:var(--sv-soft)}
+.sv-empty h2{margin:14px 0 6px!important}
+.sv-empty p{max-width:46ch;font-size:15px}
+.sv-verdict{display:flex;gap:16px;align-items:flex-start;border-radius:16px;padding:18px 20px;
+ background:var(--sv-card)!important;border:1px solid var(--sv-line);
+ border-left:8px solid var(--sv-mark)}
+.sv-sure{--sv-mark:#15803d}.sv-probably{--sv-mark:#0f766e}.sv-unsure{--sv-mark:#b45309}
+.sv-not-here{--sv-mark:#b91c1c}
+.sv-sign{flex:none;width:44px;height:44px;border-radius:50%;background:var(--sv-mark);color:#fff;
+ font-size:24px;font-weight:700;display:grid;place-items:center}
+#sv-result .sv-verdict h2{font-size:27px;line-height:1.2;letter-spacing:-.01em;margin:0 0 4px}
+.sv-verdict>div:last-child{min-width:0}
+.sv-verdict h2,.sv-picked{overflow-wrap:anywhere}
+.sv-verdict p{color:var(--sv-soft);font-size:15px}
+.sv-facts{list-style:none;display:flex;flex-wrap:wrap;gap:6px 8px;margin:12px 0 0;padding:0}
+.sv-facts li{background:var(--sv-wash);border-radius:999px;padding:3px 12px;margin:0;font-size:14px}
+.sv-facts code{background:none;border:0;padding:0;color:inherit;font-size:13px}
+.sv-map{width:100%;height:440px;border:1px solid var(--sv-line);border-radius:16px;display:block;
+ background:var(--sv-wash)}
+
+.sv-moved{font-weight:600;color:var(--sv-orange)}
+.sv-columns{display:grid;grid-template-columns:1fr 1fr;gap:16px;margin-top:12px}
+.sv-column{border-top:4px solid var(--sv-violet);background:var(--sv-card);border-radius:12px;
+ padding:12px;min-width:0}
+.sv-column.sv-rerank{border-color:#0f766e}
+.sv-column h3{margin:0;font-size:16px;font-weight:680;color:var(--sv-violet)}
+.sv-column.sv-rerank h3{color:var(--sv-green)}
+.sv-column>p{color:var(--sv-soft);font-size:13px}
+.sv-column ol{list-style:none!important;margin:10px 0 0!important;padding:0!important;display:grid;
+ gap:6px;grid-template-columns:minmax(0,1fr)}
+.sv-column li{margin:0!important}
+.sv-column summary{cursor:pointer;padding:8px 4px 0;color:var(--sv-soft);font-size:14px}
+.sv-card{width:100%;display:flex;align-items:center;gap:10px;text-align:left;padding:6px;
+ border:1px solid transparent;border-radius:10px;background:none;color:var(--sv-ink);
+ cursor:pointer;position:relative}
+.sv-card:hover{background:var(--sv-wash)}
+.sv-card[aria-pressed=true]{border-color:var(--sv-green);background:var(--sv-wash)}
+.sv-rank{position:absolute;left:2px;top:2px;min-width:24px;height:24px;border-radius:12px;
+ background:#6d28d9;color:#fff;font-weight:700;font-size:13px;display:grid;place-items:center;
+ border:2px solid var(--sv-card)}
+.sv-rerank .sv-rank{background:#0f766e}
+.sv-card img{border-radius:7px;width:96px;height:72px;object-fit:cover;flex:none;margin:0}
+.sv-what{display:grid;gap:2px;min-width:0;flex:1;font-size:13px;color:var(--sv-soft)}
+.sv-what b{font-size:15px;color:var(--sv-ink);font-weight:600;overflow-wrap:anywhere}
+.sv-move{flex:none;font-size:13px;font-weight:700;min-width:30px;text-align:right;
+ color:var(--sv-soft)}
+.sv-move.sv-up{color:#15803d}.dark .sv-move.sv-up{color:#86efac}
+.sv-move.sv-down{color:#b91c1c}.dark .sv-move.sv-down{color:#fca5a5}
+
+.sv-picked{margin:0!important;font-size:16px;font-weight:650}
+.sv-legend{font-size:13px;color:var(--sv-soft)}
+.sv-legend>span:last-child{display:inline-block;width:120px;height:10px;border-radius:5px;
+ vertical-align:middle;margin-left:6px}
+.sv-heat{display:grid;grid-template-columns:1fr 1fr;gap:12px;margin:10px 0 8px}
+.sv-heat figure{margin:0}.sv-heat img{width:100%;border-radius:10px;display:block;margin:0}
+.sv-heat figcaption{font-size:13px;color:var(--sv-soft);padding-top:4px}
+.sv-bar{display:flex;height:14px;border-radius:7px;overflow:hidden;gap:1px;margin:8px 0}
+.sv-bar i{display:block;min-width:2px;background:var(--sv-t)}
+.sv-times{list-style:none!important;display:flex;flex-wrap:wrap;gap:4px 16px;margin:0!important;
+ padding:0!important;font-size:13px;color:var(--sv-soft)}
+.sv-times li{margin:0}
+.sv-times li::before{content:"";display:inline-block;width:10px;height:10px;border-radius:3px;
+ background:var(--sv-t);margin-right:6px}
+.sv-t-open{--sv-t:#64748b}.sv-t-extract{--sv-t:#c2410c}.sv-t-search{--sv-t:#7c3aed}
+.sv-t-rerank{--sv-t:#0f766e}.sv-t-locate{--sv-t:#ca8a04}
+.sv-links{display:flex;gap:8px}
+.sv-how{display:grid;gap:12px}
+.sv-how ol{margin:0;padding-left:20px;max-width:75ch;font-size:15px;color:var(--sv-ink)}
+.sv-how li{margin:0 0 6px}
+.sv-how svg{width:100%;max-width:860px;height:auto;font:13px system-ui,sans-serif}
+.sv-how text{text-anchor:middle;fill:var(--sv-ink)}
+.sv-how .b{fill:var(--sv-wash);stroke:var(--sv-soft)}.sv-how .d{fill:var(--sv-soft);opacity:.55}
+.sv-how .n{fill:#334155}.sv-how .w{stroke:#fff;stroke-width:5;opacity:.55}
+.sv-how .p{fill:none;stroke:var(--sv-soft);stroke-width:2;marker-end:url(#sv-tip)}
+.sv-how .a{fill:var(--sv-soft)}.sv-how .g{fill:#7c3aed}.sv-how .l{fill:#0d9488}
+.sv-how .t{stroke:#0d9488;stroke-width:2.5}.sv-how .m{fill:#c2410c}
+.sv-credits{font-size:13px;color:var(--sv-soft);padding-top:6px}
+.sv-credits ul{padding-left:18px;margin:0}
+.sv-credits a{color:inherit;text-decoration:underline}
+
+@media (max-width:860px){
+ #sv-side{position:static}
+ .sv-map{height:360px}
+}
+@media (max-width:640px){
+ .main.app{padding:12px 12px 24px!important}
+ .sv-header h1{font-size:19px}.sv-header p{font-size:14px}
+ .sv-switches{margin-left:0}
+ .sv-columns{gap:8px}
+ .sv-column{padding:8px}
+ .sv-column>p{display:none}
+ .sv-card{flex-direction:column;align-items:stretch;gap:4px;padding:4px}
+ .sv-card img{width:100%;height:auto;aspect-ratio:4/3}
+ .sv-what{font-size:12px}.sv-what b{font-size:13px}
+ .sv-move{position:absolute;right:8px;top:8px;background:var(--sv-card);border-radius:8px;
+  padding:0 6px;min-width:0}
+ .sv-heat{grid-template-columns:1fr}
+ #sv-result .sv-verdict h2{font-size:22px}
+ .sv-empty{min-height:240px}
+ .sv-how text{font-size:18px}
+}
+@media (prefers-reduced-motion:reduce){
+ *{transition:none!important;animation-duration:.01s!important}
+}
+"""
+)
+
+START = """
+() => {
+  const wanted = new URLSearchParams(location.search).get('lang') || LANG
+    || localStorage.getItem('selavpr-lang');
+  const theme = localStorage.getItem('selavpr-theme');
+  if (theme) document.body.classList.toggle('dark', theme === 'dark');
+  // Gradio's own labels follow its own locale store, which its core module exports.
+  window.selavprLanguage = async (locale) => {
+    localStorage.setItem('selavpr-lang', locale);
+    document.documentElement.lang = locale;
+    const core = performance.getEntriesByType('resource').map((r) => r.name)
+      .find((name) => /\\/assets\\/core-[^/]*\\.js$/.test(name));
+    if (core) (await import(core)).changeLocale?.(locale);
+  };
+  if (wanted) window.selavprLanguage(wanted.startsWith('zh') ? 'zh-CN' : 'en');
+  window.addEventListener('message', (event) => {
+    if (event.origin !== location.origin || event.data?.selavprPick === undefined) return;
+    const card = `[data-candidate="${Number(event.data.selavprPick)}"]`;
+    (document.querySelector('.sv-rerank ' + card) || document.querySelector(card))?.click();
+  });
+}
+"""
+"""Runs once when the page opens; LANG is replaced by the language asked for at start, or null."""
+
+SHOW_ANSWER = """
+() => {
+  const answer = document.getElementById('sv-answer');
+  if (!answer) return;
+  answer.focus({preventScroll: true});
+  const box = answer.getBoundingClientRect();
+  if (box.top < 0 || box.top > innerHeight * 0.6) answer.scrollIntoView({block: 'start'});
+}
+"""
+"""Brings the answer into view (it lies below the form on phones) and to screen readers."""
+
+HEADER_CLICKS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-do]');
+  if (!button) return;
+  if (button.dataset.do === 'theme') {
+    const dark = document.body.classList.toggle('dark');
+    localStorage.setItem('selavpr-theme', dark ? 'dark' : 'light');
+  } else {
+    window.selavprLanguage(document.documentElement.lang.startsWith('zh') ? 'en' : 'zh-CN');
+  }
+});
+"""
+
+EXAMPLE_CLICKS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-example]');
+  if (button) trigger('click', {number: Number(button.dataset.example)});
+});
+"""
+
+CARD_CLICKS = """
+element.addEventListener('click', (event) => {
+  const card = event.target.closest('[data-candidate]');
+  if (!card) return;
+  for (const other of element.querySelectorAll('[data-candidate]')) {
+    other.setAttribute('aria-pressed', other.dataset.candidate === card.dataset.candidate);
+  }
+  document.getElementById('sv-matches')?.scrollIntoView({block: 'nearest'});
+  trigger('click', {number: Number(card.dataset.candidate)});
+});
+"""
