@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from selavpr import images, weights
+from selavpr import images, official, weights
 from selavpr.errors import OptionError
 from selavpr.structs import PATCH, Features, ModelConfig
 
@@ -205,8 +205,8 @@ class SelaVPR(nn.Module):
         device: str | torch.device = "auto",
         precision: Precision = "auto",
     ) -> SelaVPR:
-        """Load a .pth file of the reference implementation; see ``weights.load_official``."""
-        return cls.from_weights(weights.load_official(path), device=device, precision=precision)
+        """Load a .pth file of the reference implementation; see ``official.load_official``."""
+        return cls.from_weights(official.load_official(path), device=device, precision=precision)
 
     @classmethod
     def from_weights(

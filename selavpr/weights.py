@@ -1,4 +1,4 @@
-"""Weight files: the folder format, frozen-backbone fingerprints, the authors' checkpoints.
+"""Weight files: the folder format, strict loading, fingerprints of frozen backbones.
 
 A model is a folder, on disk or as a Hub repository::
 
@@ -14,12 +14,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
-import pickle
 import re
 import shutil
-import struct
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,10 +30,8 @@ from torch import Tensor
 
 from selavpr import hub
 from selavpr.errors import HubError, OptionError, WeightsError
-from selavpr.structs import PATCH, PRESETS, ModelConfig
-
-State = dict[str, Tensor]
-Shape = tuple[int, ...]
+from selavpr.shapes import State, check_fit, compare, some
+from selavpr.structs import PRESETS, ModelConfig
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "weights"
 """Models that come with the repository, one folder each."""
@@ -52,8 +47,6 @@ ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE = (
 _MODEL_FILES = (ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE)
 FORMAT_VERSION = 1
 MAX_CONFIG_BYTES = 1 << 20
-POSITIONS = 37 * 37
-"""DINOv2's position embedding is for a grid of 37 x 37 patches."""
 
 TIMM_REPOS = {
     (width, registers): f"timm/vit_{size}_patch14{reg}_dinov2.lvd142m"
@@ -61,16 +54,6 @@ TIMM_REPOS = {
     for registers, reg in ((0, ""), (4, "_reg4"))
 }
 """Hub repositories of Meta's backbones as timm stores them, by token width and registers."""
-
-_OFFICIAL_TRAINED = {
-    r"backbone\.blocks\.(\d+)\.adapter1\.D_fc1\.": r"backbone.blocks.\1.attn_adapter.down.",
-    r"backbone\.blocks\.(\d+)\.adapter1\.D_fc2\.": r"backbone.blocks.\1.attn_adapter.up.",
-    r"backbone\.blocks\.(\d+)\.adapter2\.D_fc1\.": r"backbone.blocks.\1.mlp_adapter.down.",
-    r"backbone\.blocks\.(\d+)\.adapter2\.D_fc2\.": r"backbone.blocks.\1.mlp_adapter.up.",
-    r"LocalAdapt\.upconv1\.": "local_head.up1.",
-    r"LocalAdapt\.upconv2\.": "local_head.up2.",
-    r"aggregation\.1\.p$": "pool.p",
-}
 
 
 class DamagedError(WeightsError):
@@ -213,7 +196,7 @@ def check_target(folder: str | os.PathLike[str]) -> None:
         raise WeightsError(f"Cannot look into {target}: {error.strerror}.") from error
     if others:
         raise WeightsError(
-            f"{target} holds {_some(others)}, which saving a model there would delete; "
+            f"{target} holds {some(others)}, which saving a model there would delete; "
             "choose another folder."
         )
 
@@ -265,55 +248,6 @@ def timm_names(state: Mapping[str, Tensor]) -> State:
     return out
 
 
-def load_official(path: str | os.PathLike[str]) -> Weights:
-    """Read a checkpoint of the reference implementation (Lu-Feng/SelaVPR, a .pth file).
-
-    Only tensors, numbers and arrays are unpickled; anything else in the file is refused.
-
-    Raises:
-        WeightsError: the file is missing, damaged, unsafe, or not a SelaVPR checkpoint.
-    """
-    path = Path(path)
-    checkpoint = _unpickle(path)
-    state: Any = checkpoint
-    if isinstance(checkpoint, dict):
-        state = checkpoint.get("model_state_dict", checkpoint)
-    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
-        raise WeightsError(
-            f"{path.name} holds no model_state_dict; it is not a SelaVPR checkpoint."
-        )
-    trained: State = {}
-    frozen: State = {}
-    for name, tensor in state.items():
-        name = str(name).removeprefix("module.")
-        for pattern, replacement in _OFFICIAL_TRAINED.items():
-            if re.match(pattern, name):
-                trained[re.sub(pattern, replacement, name)] = tensor
-                break
-        else:
-            frozen[name] = tensor
-    strangers = sorted(name for name in frozen if not name.startswith("backbone."))
-    if strangers or "local_head.up2.weight" not in trained:
-        found = f"it has {_some(strangers)}" if strangers else "it has no local head"
-        raise WeightsError(f"{path.name} is not a SelaVPR checkpoint: {found}.")
-    trained = _checked(trained, path.name)
-    frozen = {name.removeprefix("backbone."): t for name, t in frozen.items()}
-    backbone = timm_names(_checked(frozen, path.name))
-    config = _official_config(path.name, backbone, trained)
-    _check_fit(config, trained, backbone)
-    card: dict[str, Any] = {
-        "description": f"Converted from {path.name} of the reference implementation.",
-        "source": "https://github.com/Lu-Feng/SelaVPR",
-        "license": "mit",
-    }
-    if (epoch := _number(checkpoint, "epoch_num")) is not None:
-        card["training"] = {"epoch": int(epoch)}
-    if (recall := _number(checkpoint, "best_r5")) is not None:
-        card["recall"] = {"validation_r5": recall}
-    repo = TIMM_REPOS.get((config.width, config.registers))
-    return Weights(config, trained, backbone, card, repo)
-
-
 def read_tensors(path: Path) -> State:
     """All tensors of a safetensors file, in float32.
 
@@ -332,7 +266,7 @@ def read_tensors(path: Path) -> State:
             f"{path} is no safetensors file, or is damaged or cut off ({error}); "
             "delete it and get it anew."
         ) from error
-    return _checked(state, str(path))
+    return checked(state, str(path))
 
 
 def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> None:
@@ -341,86 +275,19 @@ def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], wha
     Raises:
         WeightsError: they differ.
     """
-    _compare({name: tuple(x.shape) for name, x in expected.items()}, found, what)
+    compare({name: tuple(x.shape) for name, x in expected.items()}, found, what)
 
 
-def _compare(expected: Mapping[str, Shape], found: Mapping[str, Tensor], what: str) -> None:
-    problems = []
-    if missing := sorted(set(expected) - set(found)):
-        problems.append(f"missing: {_some(missing)}")
-    if unexpected := sorted(set(found) - set(expected)):
-        problems.append(f"unexpected: {_some(unexpected)}")
-    wrong = [
-        f"{name} is {list(found[name].shape)} but should be {list(expected[name])}"
-        for name in sorted(set(expected) & set(found))
-        if tuple(found[name].shape) != expected[name]
-    ]
-    if wrong:
-        problems.append(_some(wrong))
-    if problems:
-        raise WeightsError(f"The {what} do not fit the network: {'; '.join(problems)}.")
+def checked(state: Mapping[Any, Tensor], where: str) -> State:
+    """The tensors in float32, refusing what cannot be weights.
 
+    Args:
+        state: tensors by name.
+        where: the file they come from, for the message.
 
-def _check_fit(config: ModelConfig, trained: State, backbone: State) -> None:
-    """Hold the tensors against the shape in config.json before a network is built from it.
-
-    Without this, a config.json that claims a width of a billion would ask for that memory.
+    Raises:
+        WeightsError: a tensor is not of real numbers, or not finite.
     """
-    blocks = {name.split(".")[2] for name in trained if name.startswith("backbone.blocks.")}
-    if len(blocks) != config.depth:
-        raise WeightsError(
-            f"The adapters do not fit the network: they are for {len(blocks)} blocks, "
-            f"the network has {config.depth}."
-        )
-    _compare(_trained_shapes(config), trained, "adapters")
-    _compare(_frozen_shapes(config), cut(backbone, config.depth), "backbone's tensors")
-
-
-def _trained_shapes(config: ModelConfig) -> dict[str, Shape]:
-    c, hidden, dim = config.width, config.local_hidden, config.local_dim
-    shapes: dict[str, Shape] = {
-        "pool.p": (1,),
-        "local_head.up1.weight": (c, hidden, 3, 3),
-        "local_head.up1.bias": (hidden,),
-        "local_head.up2.weight": (hidden, dim, 3, 3),
-        "local_head.up2.bias": (dim,),
-    }
-    for block in range(config.depth):
-        for adapter in ("attn_adapter", "mlp_adapter"):
-            prefix = f"backbone.blocks.{block}.{adapter}"
-            shapes |= _linear(f"{prefix}.down", c // 2, c) | _linear(f"{prefix}.up", c, c // 2)
-    return shapes
-
-
-def _frozen_shapes(config: ModelConfig) -> dict[str, Shape]:
-    c, registers = config.width, config.registers
-    shapes: dict[str, Shape] = {
-        "cls_token": (1, 1, c),
-        # timm keeps the class token's position inside the token where there are registers.
-        "pos_embed": (1, POSITIONS + (0 if registers else 1), c),
-        "patch_embed.proj.weight": (c, 3, PATCH, PATCH),
-        "patch_embed.proj.bias": (c,),
-        "norm.weight": (c,),
-        "norm.bias": (c,),
-    }
-    if registers:
-        shapes["reg_token"] = (1, registers, c)
-    for block in range(config.depth):
-        prefix = f"blocks.{block}"
-        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
-            shapes[f"{prefix}.{name}"] = (c,)
-        shapes |= _linear(f"{prefix}.attn.qkv", 3 * c, c) | _linear(f"{prefix}.attn.proj", c, c)
-        shapes |= _linear(f"{prefix}.mlp.fc1", 4 * c, c) | _linear(f"{prefix}.mlp.fc2", c, 4 * c)
-        shapes |= {f"{prefix}.ls1.gamma": (c,), f"{prefix}.ls2.gamma": (c,)}
-    return shapes
-
-
-def _linear(name: str, rows: int, columns: int) -> dict[str, Shape]:
-    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
-
-
-def _checked(state: Mapping[Any, Tensor], where: str) -> State:
-    """The tensors in float32, refusing what cannot be weights."""
     out: State = {}
     for name, tensor in state.items():
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
@@ -432,10 +299,6 @@ def _checked(state: Mapping[Any, Tensor], where: str) -> State:
                 "the training that wrote it failed, use another file."
             )
     return out
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _from_folder(folder: Path, backbone: str | os.PathLike[str] | None) -> Weights:
@@ -480,7 +343,7 @@ def _assemble(
             "give the backbone's safetensors file."
         )
     backbone = timm_names(backbone)
-    _check_fit(config, trained, backbone)
+    check_fit(config, trained, cut(backbone, config.depth))
     actual = fingerprint(backbone, config.depth)
     if actual != about["fingerprint"]:
         raise WeightsError(
@@ -551,85 +414,6 @@ def _preset_name(config: ModelConfig) -> str | None:
     shape = dataclasses.asdict(config)
     names = (name for name, want in PRESETS.items() if want.items() <= shape.items())
     return next(names, None)
-
-
-def _official_config(name: str, backbone: State, trained: State) -> ModelConfig:
-    """The network's shape, read off the tensors of a checkpoint."""
-    try:
-        width = backbone["patch_embed.proj.weight"].shape[0]
-        depth = 1 + max(int(n.split(".")[1]) for n in backbone if n.startswith("blocks."))
-        up1, up2 = trained["local_head.up1.weight"], trained["local_head.up2.weight"]
-        return ModelConfig(
-            width=width,
-            depth=depth,
-            # DINOv2's heads are 64 wide; nothing in a checkpoint tells, and no real one differs.
-            # Networks too small for that, as tests use, have four heads.
-            heads=max(4, width // 64),
-            registers=backbone["reg_token"].shape[1] if "reg_token" in backbone else 0,
-            local_hidden=up1.shape[1],
-            local_dim=up2.shape[1],
-        )
-    except KeyError as error:
-        raise WeightsError(f"{name} is not a SelaVPR checkpoint: it has no {error}.") from error
-    except (IndexError, ValueError) as error:
-        raise WeightsError(
-            f"{name} is not a SelaVPR checkpoint: its tensors have other names or shapes."
-        ) from error
-    except OptionError as error:
-        raise WeightsError(f"{name} is not a SelaVPR checkpoint: {error}") from error
-
-
-class _Inert:
-    """Stands in for the NumPy objects in a checkpoint, which are not needed.
-
-    NumPy's own unpickling trusts the file: a crafted dtype makes it read raw bytes as pointers. So
-    none of it is run.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignore the state."""
-
-
-def _unpickle(path: Path) -> Any:
-    """The content of a .pth file: tensors, plain values, and ``_Inert`` for NumPy's."""
-    if not path.is_file():
-        raise WeightsError(f"There is no checkpoint at {path}.")
-    # The names of NumPy 1, which wrote the authors' files, and of NumPy 2.
-    names = ["numpy.ndarray", "numpy.dtype"]
-    for package in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        names += [f"{package}._reconstruct", f"{package}.scalar"]
-    stand_ins: list[Any] = [(_Inert, name) for name in names]
-    try:
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise WeightsError(f"Cannot read {path}: {error.strerror}.") from error
-    except Exception as error:
-        # torch.load raises anything from EOFError to KeyError on what is not its file.
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and code:
-            raise WeightsError(
-                f"{path.name} holds more than weights ({code[1]}), which could run code; it was "
-                "not loaded."
-            ) from error
-        raise WeightsError(
-            f"{path.name} is not a PyTorch checkpoint, or is damaged or cut off; get it anew."
-        ) from error
-
-
-def _number(checkpoint: Mapping[str, Any], key: str) -> float | None:
-    """A number of a checkpoint, also a NumPy float64; None where there is none."""
-    value = checkpoint.get(key)
-    if isinstance(value, _Inert) and len(value.args) == 2 and isinstance(value.args[1], bytes):
-        kind, raw = value.args
-        if isinstance(kind, _Inert) and kind.args[:1] == ("f8",) and len(raw) == 8:
-            value = struct.unpack("<d", raw)[0]
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        return float(value)
-    return None
 
 
 def _write(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_weights import checkpoint, save_official
+from test_official import checkpoint, save_official
 
 import selavpr
 from selavpr import SelaVPR, cli, hub, weights

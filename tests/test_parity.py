@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from selavpr import Features, SelaVPR, load_image, weights
 from selavpr.images import preprocess
+from selavpr.official import load_official
 
 PARITY = Path(__file__).parent / "fixtures" / "parity"
 TOLERANCE = 1e-4
@@ -84,7 +85,7 @@ def test_official_checkpoint(official: Path, expected: dict[str, torch.Tensor]) 
 def test_converted_folder(
     official: Path, expected: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    folder = weights.save(weights.load_official(official), tmp_path / "m", with_backbone=True)
+    folder = weights.save(load_official(official), tmp_path / "m", with_backbone=True)
     model = SelaVPR.from_pretrained(folder, device="cpu", precision="float32")
     check(model.extract(photos(), local=True), expected, variant(official))
 
@@ -113,7 +114,7 @@ def test_the_independent_network_agrees_with_the_reference(
     official: Path, expected: dict[str, torch.Tensor]
 ) -> None:
     """So that what is compared with it elsewhere is compared with the reference."""
-    config = weights.load_official(official).config
+    config = load_official(official).config
     theirs = Reference(64, 3, 4, config.registers, 32, 16)
     checkpoint = torch.load(official, weights_only=False)["model_state_dict"]
     theirs.load_state_dict({k.removeprefix("module."): x for k, x in checkpoint.items()})
