@@ -21,6 +21,9 @@ from selavpr.geo import Location
 PATCH = 14
 """Side of a DINOv2 patch in input pixels; each patch becomes one token."""
 
+MAX_INPUT = 2044
+"""Largest input side: attention over 146 x 146 tokens already takes gigabytes."""
+
 Resize = Literal["squash", "keep-aspect"]
 
 
@@ -57,8 +60,11 @@ class ModelConfig:
             raise OptionError(
                 f"width must be even and divisible by heads; {self.width} with {self.heads} is not."
             )
-        if self.input_size % PATCH:
-            raise OptionError(f"input_size must be a multiple of {PATCH}, not {self.input_size}.")
+        if self.input_size % PATCH or self.input_size > MAX_INPUT:
+            raise OptionError(
+                f"input_size must be a multiple of {PATCH} up to {MAX_INPUT}, "
+                f"not {self.input_size}."
+            )
         if self.resize not in ("squash", "keep-aspect"):
             raise OptionError(f"resize must be 'squash' or 'keep-aspect', not {self.resize!r}.")
         if not isinstance(self.antialias, bool):
