@@ -299,6 +299,18 @@ def _drawing() -> str:
         f'<line x1="500" y1="{152 + 11 * i}" x2="562" y2="{156 + 9 * j}" class="t"/>'
         for i, j in enumerate((0, 2, 1, 3))
     )
+    arrows = "".join(
+        f'<path d="{path}" class="p"/>'
+        for path in (
+            "M110 108h34",
+            "M256 92C280 70 282 56 302 56",
+            "M256 124c24 22 26 46 46 46",
+            "M390 56h80",
+            "M392 170h88",
+            "M528 82v48",
+            "M592 170c34 0 50-14 58-36",
+        )
+    )
     return (
         '<svg viewBox="0 0 760 226" role="img" aria-labelledby="sv-how-title"><title '
         'id="sv-how-title">photo → network → fingerprint → city → top k; details → mutual matches '
@@ -309,8 +321,7 @@ def _drawing() -> str:
         '<path d="M20 136l24-32 18 20 14-16 24 28z" class="d"/><circle cx="84" cy="92" r="7" '
         'class="d"/><rect x="150" y="62" width="104" height="92" rx="12" class="n"/>'
         '<path d="M168 84h68M168 100h68M168 116h68M168 132h68" class="w"/>'
-        '<path d="M110 108h34M256 92C280 70 282 56 302 56M256 124c24 22 26 46 46 46M390 56h80'
-        'M392 170h88M592 60c40 0 54 20 62 46M592 170c40 0 54-12 62-32" class="p"/>'
+        f"{arrows}"
         f"{bars}{grid}{city}"
         '<rect x="488" y="140" width="36" height="60" rx="5" class="b"/>'
         '<rect x="546" y="140" width="36" height="60" rx="5" class="b"/>'

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import folium
-from folium.template import Template
 from xstatic.pkg import leaflet
 
 from selavpr import text
@@ -94,29 +93,30 @@ def build_map(
             ).add_to(page)
     if truth is not None:
         folium.PolyLine([here, _pair(truth)], color=_TRUTH, weight=3, dash_array="2 7").add_to(page)
-    _Overlay(
-        tile_layer=layer.get_name() if layer else "null",
-        data={
-            "answer": here,
-            "truth": None if truth is None else _pair(truth),
-            "global": _pair(recognition.global_location),
-            "pins": [_pin(i, c) for i, c in enumerate(recognition.candidates)],
-            "reranked": any(c.matches is not None for c in recognition.candidates),
-            "numbered": NUMBERED,
-            "basemap": (served.basemap if served else basemap),
-            "attribution": html.escape(attribution),
-            "text": _texts(recognition, truth),
-        },
-    ).add_to(page)
+    data = {
+        "answer": here,
+        "truth": None if truth is None else _pair(truth),
+        "global": _pair(recognition.global_location),
+        "pins": [_pin(i, c) for i, c in enumerate(recognition.candidates)],
+        "reranked": any(c.matches is not None for c in recognition.candidates),
+        "numbered": NUMBERED,
+        "basemap": served.basemap if served else basemap,
+        "attribution": html.escape(attribution),
+        "text": _texts(recognition, truth),
+    }
+    # Folium renders what it is given as a Jinja template, even twice, so no name from an index may
+    # go through it: the pins are drawn by a script of our own, from plain data.
+    names = f"{page.get_name()}, {layer.get_name() if layer else 'null'}"
+    overlay = f"({_SCRIPT})({names}, {_for_script(data)});"
     figure = page.get_root()
-    figure.render()  # folium fills html and script while rendering
+    figure.render()  # fills html and script
     body, script = figure.html.render(), figure.script.render()
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Map</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<meta name="referrer" content="strict-origin-when-cross-origin">{_assets(served)}'
         f"<style>{text.HIDE_OTHER_LANGUAGE}{_STYLE}</style></head><body>{body}"
-        f"<script>{script}</script></body></html>"
+        f"<script>{script}</script><script>{overlay}</script></body></html>"
     )
 
 
@@ -127,24 +127,6 @@ def frame(document: str) -> str:
         f'<iframe class="sv-map" title="{title}" srcdoc="{html.escape(document)}" '
         'referrerpolicy="strict-origin-when-cross-origin"></iframe>'
     )
-
-
-class _Overlay(folium.MacroElement):  # type: ignore[misc]  # folium has no types
-    """Basemap, pins and controls, drawn by the script below from plain data."""
-
-    _template = Template(
-        "{% macro script(this, kwargs) %}"
-        "({{ this.script }})"
-        "({{ this._parent.get_name() }}, {{ this.tile_layer }}, {{ this.json }});"
-        "{% endmacro %}"
-    )
-
-    def __init__(self, tile_layer: str, data: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._name = "Overlay"
-        self.tile_layer = tile_layer
-        self.script = _SCRIPT
-        self.json = _for_script(data)
 
 
 def _for_script(data: Any) -> str:

@@ -58,7 +58,7 @@ body,gradio-app{background:var(--sv-page)!important}
 #sv-locate{min-height:50px;font-size:17px;font-weight:650;border-radius:12px}
 .sv-small{font-size:13px!important;font-weight:650;margin:2px 0 8px!important;
  color:var(--sv-soft)!important}
-.sv-examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(98px,1fr));gap:8px}
+.sv-examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:8px}
 .sv-examples button{border:1px solid var(--sv-line);background:var(--sv-card);border-radius:10px;
  padding:0;overflow:hidden;cursor:pointer;text-align:left;color:var(--sv-ink);font-size:12px}
 .sv-examples button:hover{border-color:var(--sv-green)}
@@ -76,9 +76,11 @@ body,gradio-app{background:var(--sv-page)!important}
  border:2px dashed var(--sv-line);border-radius:18px;padding:28px;color:var(--sv-soft)}
 .sv-empty h2{margin:14px 0 6px!important}
 .sv-empty p{max-width:46ch;font-size:15px}
-.sv-verdict{display:flex;gap:16px;align-items:flex-start;border-radius:16px;padding:18px 20px;
- background:var(--sv-card)!important;border:1px solid var(--sv-line);
- border-left:8px solid var(--sv-mark)}
+.sv-verdict{display:flex;gap:16px;align-items:flex-start;border-radius:16px;padding:18px 20px 18px 24px;
+ background:var(--sv-card)!important;border:1px solid var(--sv-line);position:relative;
+ overflow:hidden}
+.sv-verdict::before{content:"";position:absolute;inset:0 auto 0 0;width:7px;
+ background:var(--sv-mark)}
 .sv-sure{--sv-mark:#15803d}.sv-probably{--sv-mark:#0f766e}.sv-unsure{--sv-mark:#b45309}
 .sv-not-here{--sv-mark:#b91c1c}
 .sv-sign{flex:none;width:44px;height:44px;border-radius:50%;background:var(--sv-mark);color:#fff;

@@ -122,7 +122,7 @@ def build_demo(
                 _html(cards.credits(manifests))
 
         @_guarded
-        def locate(
+        def show(
             photo: str | None,
             city: str,
             top_k: float,
@@ -175,7 +175,7 @@ def build_demo(
         def answer(start: Callable[..., Any]) -> None:
             # The answer first, its explanations after it.
             located = start(
-                locate,
+                show,
                 [photo, city, top_k, rerank, truth],
                 [session, verdict, more, map_view, columns, timing, links],
                 show_progress_on=[verdict],

@@ -128,10 +128,12 @@ class FakeIndex:
 class FakeRecognizer:
     """Answers from a seed made of the photo's mean colour."""
 
-    def __init__(self, index: FakeIndex | None = None, *, calibrated: bool = True):
+    def __init__(
+        self, index: FakeIndex | None = None, *, calibrated: bool = True, broken: bool = False
+    ):
         self.index = index or FakeIndex()
         self.calibrated = calibrated
-        self.calls: list[str] = []
+        self.broken = broken
 
     def recognize(
         self,
@@ -141,7 +143,8 @@ class FakeRecognizer:
         rerank: bool = True,
         progress: Callable[[str, float], None] | None = None,
     ) -> Recognition:
-        self.calls.append("recognize")
+        if self.broken:
+            raise RuntimeError("secret detail")
         stages = ("open", "extract", "search", *(("rerank",) if rerank else ()), "locate")
         for i, stage in enumerate(stages):
             if progress:
@@ -183,7 +186,6 @@ class FakeRecognizer:
         )
 
     def matches(self, recognition: Recognition, i: int) -> KeypointMatches:
-        self.calls.append(f"matches {i}")
         rng = np.random.default_rng(recognition.candidates[i].row)
         width, height = recognition.photo_size
         here = rng.random((120, 2)) * (width, height)
@@ -197,7 +199,6 @@ class FakeRecognizer:
         )
 
     def heatmap(self, photo: PhotoSource, *, adapted: bool = True) -> np.ndarray:
-        self.calls.append(f"heatmap {adapted}")
         y, x = np.mgrid[0:16, 0:16] / 15
         peak = 0.3 if adapted else 0.8
         heat = np.exp(-((x - 0.5) ** 2 + (y - peak) ** 2) * 8 / math.pi)

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from fake_recognizer import NASTY, FakeIndex, FakeRecognizer, drawn_street
+
+from selavpr import cards, text
+from selavpr.geo import Location
+from selavpr.structs import Recognition
+
+
+class Text(HTMLParser):
+    """Collects tags and the English text of a piece of HTML."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self._chinese = 0
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._chinese += dict(attrs).get("class") == "sv-zh"
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._chinese and tag in ("span", "tspan"):
+            self._chinese -= 1
+
+    def handle_data(self, data: str) -> None:
+        if not self._chinese:
+            self.words += data
+
+
+@pytest.fixture(scope="module")
+def recognition() -> Recognition:
+    return FakeRecognizer().recognize(drawn_street(100))
+
+
+def with_estimate(recognition: Recognition, **changes: object) -> Recognition:
+    return dataclasses.replace(
+        recognition, location=dataclasses.replace(recognition.location, **changes)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "headline"),
+    [
+        ("sure", "Mill Lane"),
+        ("probably", "Probably Mill Lane"),
+        ("unsure", "Perhaps Mill Lane"),
+        ("not here", "This does not look like Drawn Town"),
+    ],
+)
+def test_verdict_in_words(recognition: Recognition, kind: str, headline: str) -> None:
+    shown = Text(
+        cards.verdict(with_estimate(recognition, verdict=kind, street="Mill Lane"), "Drawn Town")
+    )
+    assert shown.words.split("about")[0].find(headline) >= 0
+    assert ("about 15 m" in shown.words) == (kind != "not here")
+    assert "93 % sure" in shown.words
+
+
+def test_no_number_is_claimed_without_calibration(recognition: Recognition) -> None:
+    unknown = with_estimate(recognition, radius50_m=None, radius90_m=None, confidence=None)
+    words = Text(cards.verdict(unknown, "Drawn Town")).words
+    assert "Not calibrated" in words
+    assert "%" not in words
+    assert "about" not in words
+
+
+def test_error_is_told_where_the_truth_is_known(recognition: Recognition) -> None:
+    here = recognition.location.location
+    truth = Location(here.latitude - 0.001, here.longitude)  # a thousandth of a degree is 111 m
+    words = Text(cards.verdict(recognition, "Drawn Town", truth)).words
+    assert "111 m from the true position" in words
+
+
+def test_unnamed_street_is_worded(recognition: Recognition) -> None:
+    shown = cards.verdict(with_estimate(recognition, street="", verdict="probably"), "Town")
+    assert "Probably an unnamed street" in Text(shown).words
+    assert "很可能是无名道路" in shown
+
+
+def card_numbers(source: str, column: str) -> list[int]:
+    part = source.split(f'sv-column sv-{column}"')[1].split("sv-column")[0]
+    return [int(n) for n in re.findall(r'data-candidate="(\d+)"', part)]
+
+
+def test_columns_rank_the_same_candidates_twice(recognition: Recognition) -> None:
+    source = cards.columns(recognition, lambda row: f"thumb-{row}", 0)
+    assert card_numbers(source, "rerank") == list(range(20))
+    ranks = [recognition.candidates[i].global_rank for i in card_numbers(source, "global")]
+    assert ranks == list(range(1, 21))
+    pressed = [a["data-candidate"] for t, a in Text(source).tags if a.get("aria-pressed") == "true"]
+    assert pressed == ["0", "0"], "picked in both columns"
+
+
+def test_arrows_tell_how_far_a_candidate_moved(recognition: Recognition) -> None:
+    source = cards.columns(recognition, str, 0)
+    part = source.split('sv-column sv-rerank"')[1]
+    arrows = re.findall(r"([▲▼=])(\d*)</span>", part)
+    expected = [
+        ("▲" if gain > 0 else "▼" if gain < 0 else "=", str(abs(gain)) if gain else "")
+        for gain in (c.global_rank - c.rank for c in recognition.candidates)
+    ]
+    assert arrows == expected
+    assert {a for a, _ in arrows} == {"▲", "▼", "="}, "the example shows all three"
+
+
+def test_one_stage_alone_says_so() -> None:
+    one = FakeRecognizer().recognize(drawn_street(100), rerank=False)
+    source = cards.columns(one, str, 0)
+    assert "Re-ranking is off" in source
+    assert "sv-moved" not in source
+    assert "matches" not in Text(source.split("sv-rerank")[0]).words
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_distance_between_both_answers(recognition: Recognition, moved: bool) -> None:
+    here = recognition.location.location
+    there = Location(here.latitude + (0.001 if moved else 0), here.longitude)
+    words = Text(
+        cards.columns(dataclasses.replace(recognition, global_location=there), str, 0)
+    ).words
+    sentence = "moved the answer by 111 m" if moved else "Both stages chose the same place"
+    assert sentence in words
+
+
+def test_names_and_credits_are_escaped(recognition: Recognition) -> None:
+    named = with_estimate(recognition, street=NASTY)
+    place = dataclasses.replace(named.candidates[0].place, street=NASTY)
+    nasty = dataclasses.replace(named.candidates[0], place=place)
+    named = dataclasses.replace(named, candidates=(nasty, *named.candidates[1:]))
+    manifest = dataclasses.replace(
+        FakeIndex().manifest, title=NASTY, attribution=NASTY, license=NASTY
+    )
+    for source in (
+        cards.verdict(named, NASTY),
+        cards.columns(named, str, 0),
+        cards.match_caption(nasty, 1, 2, 3),
+        cards.credits([manifest]),
+        cards.empty(NASTY, 3),
+        cards.notice(NASTY),
+        cards.downloads({}, {}, f'{NASTY}" onclick="x.jpg'),
+    ):
+        assert NASTY not in source
+        assert not [a for _, a in Text(source).tags if "onclick" in a]
+        assert "script" not in [t for t, _ in Text(source).tags]
+
+
+def test_timings_share_the_bar() -> None:
+    source = cards.timings({"open": 10.0, "extract": 30.0})
+    assert re.findall(r"width:([\d.]+)%", source) == ["25.00", "75.00"]
+    assert "Time: 40 ms" in Text(source).words
+
+
+def test_downloads_carry_the_data() -> None:
+    source = cards.downloads({"photo": "Straße"}, {"type": "FeatureCollection"}, "a photo.jpg")
+    links = [a for t, a in Text(source).tags if t == "a"]
+    assert [a["download"] for a in links] == ["a photo.json", "a photo.geojson"]
+    bodies = [json.loads(base64.b64decode((a["href"] or "").split(",")[1])) for a in links]
+    assert bodies == [{"photo": "Straße"}, {"type": "FeatureCollection"}]
+
+
+def test_every_picture_and_drawing_is_described(recognition: Recognition) -> None:
+    for source in (
+        cards.columns(recognition, str, 0),
+        cards.heat("a", "b"),
+        cards.how_it_works(),
+        cards.header(),
+    ):
+        for tag, attributes in Text(source).tags:
+            if tag == "img":
+                assert "alt" in attributes
+            if tag == "svg":
+                assert {"aria-hidden", "aria-labelledby"} & set(attributes)
+
+
+def test_languages_have_the_same_texts_and_places_to_fill() -> None:
+    table = text.gradio_table()
+    assert table["zh"] == table["zh-CN"] == table["zh-TW"]
+    for key, english in table["en"].items():
+        assert english, key
+        assert set(re.findall(r"\{\w+\}", table["zh"][key])) <= set(
+            re.findall(r"\{\w+\}", english)
+        ), key
+
+
+def test_both_languages_escape_and_fill() -> None:
+    shown = text.both("probably", street="<A>")
+    assert shown == (
+        '<span class="sv-en">Probably &lt;A&gt;</span>'
+        '<span class="sv-zh" lang="zh">很可能是&lt;A&gt;</span>'
+    )
+    assert text.plain("probably", "zh-CN", street="A") == "很可能是A"
+    assert text.plain("probably", "fr", street="A") == "Probably A"

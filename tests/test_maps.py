@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import re
+
+import pytest
+from fake_recognizer import NASTY, FakeIndex, FakeRecognizer, drawn_street
+
+from selavpr import maps
+from selavpr.geo import Location
+from selavpr.structs import Recognition
+
+
+@pytest.fixture(scope="module")
+def recognition() -> Recognition:
+    return FakeRecognizer().recognize(drawn_street(100))
+
+
+def data_of(page: str) -> dict[str, object]:
+    """The plain data handed to the script: the last argument of its call."""
+    call = re.search(r"\(map_\w+, (?:tile_layer_\w+|null), (\{.*\})\);</script>", page)
+    assert call
+    found: dict[str, object] = json.loads(call[1])
+    return found
+
+
+def test_nothing_is_fetched_but_tiles(recognition: Recognition) -> None:
+    page = maps.build_map(recognition)
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
+    fetched = set(re.findall(r"L\.tileLayer\(\s*\"(https?://[^\"]+)", page))
+    assert fetched == {maps.TILES}
+    assert "cdn" not in page.lower().replace("cdnum", "")
+
+
+def test_leaflet_is_carried_inside_or_referred_to(recognition: Recognition) -> None:
+    inside = maps.build_map(recognition)
+    leaflet = (maps.leaflet_folder() / "leaflet.js").read_text(encoding="utf-8")
+    assert leaflet in inside
+    served = maps.build_map(recognition, served=maps.Served("gradio_api/file=/tmp/x y", "b.json"))
+    assert leaflet not in served
+    assert '<script src="gradio_api/file=/tmp/x y/leaflet.js">' in served
+    assert len(served) < 60_000
+    assert data_of(served)["basemap"] == "b.json"
+
+
+def test_pins_carry_both_ranks_and_the_answer_its_place(recognition: Recognition) -> None:
+    data = data_of(maps.build_map(recognition))
+    where = recognition.location.location
+    assert data["answer"] == [where.latitude, where.longitude]
+    assert data["pins"] == [
+        {
+            "i": i,
+            "at": [c.place.location.latitude, c.place.location.longitude],
+            "rank": c.rank,
+            "global": c.global_rank,
+            "street": c.place.street,
+            "similarity": round(c.similarity, 3),
+            "matches": c.matches,
+        }
+        for i, c in enumerate(recognition.candidates)
+    ]
+    assert data["truth"] is None
+
+
+def circles(page: str) -> list[float]:
+    return [float(r) for r in re.findall(r"L\.circle\(.*?\"radius\": ([\d.]+)", page, re.DOTALL)]
+
+
+def test_circles_are_drawn_when_calibrated_and_only_then(recognition: Recognition) -> None:
+    assert circles(maps.build_map(recognition)) == [60.0, 15.0]
+    unknown = dataclasses.replace(recognition.location, radius50_m=None, radius90_m=None)
+    page = maps.build_map(dataclasses.replace(recognition, location=unknown))
+    assert circles(page) == []
+
+
+def test_truth_shows_with_its_distance(recognition: Recognition) -> None:
+    here = recognition.location.location
+    truth = Location(here.latitude + 0.001, here.longitude)  # 0.001 degree of latitude is 111 m
+    data = data_of(maps.build_map(recognition, truth=truth))
+    assert data["truth"] == [truth.latitude, truth.longitude]
+    assert data["text"]["truth"]["en"] == "True position: 111 m from the true position"
+
+
+def test_tiles_can_be_left_out(recognition: Recognition) -> None:
+    page = maps.build_map(recognition, tiles=False)
+    assert "L.tileLayer" not in page.split("function (map, tiles, data)")[0].split("<body>")[1]
+    assert re.search(r"\(map_\w+, null, \{", page)
+
+
+def test_tiles_name_their_authors_and_send_a_referrer(recognition: Recognition) -> None:
+    page = maps.build_map(recognition)
+    assert "openstreetmap.org/copyright" in page
+    assert '"referrerPolicy": "strict-origin-when-cross-origin"' in page
+    assert 'referrerpolicy="strict-origin-when-cross-origin"' in maps.frame(page)
+
+
+def test_names_cannot_break_out_of_the_script(recognition: Recognition) -> None:
+    basemap = FakeIndex().basemap()
+    page = maps.build_map(recognition, basemap=basemap, attribution="<img src=x onerror=1>")
+    # Leaflet, folium's script, ours, and nothing that a name brought in.
+    assert len(re.findall(r"<script\b", page)) == 3
+    assert len(re.findall(r"</script>", page)) == 3
+    assert NASTY not in page
+    assert "<img src=x" not in page
+    data = data_of(page)
+    # Whole, too: folium would have run "{{x}}" as a template.
+    assert NASTY in {pin["street"] for pin in data["pins"]}
+    assert data["attribution"] == "&lt;img src=x onerror=1&gt;"
+    assert data["basemap"] == basemap
+
+
+def test_frame_keeps_the_page_whole(recognition: Recognition) -> None:
+    page = maps.build_map(recognition)
+    source = re.search(r'srcdoc="([^"]*)"', maps.frame(page))
+    assert source
+    assert html.unescape(source[1]) == page

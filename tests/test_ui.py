@@ -1,0 +1,180 @@
+"""The page's endpoints through gradio's own client, over a recogniser that answers at once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_recognizer import FakeRecognizer, drawn_street
+from fake_server import Server, serving
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from selavpr import ui
+from selavpr.errors import OptionError
+from selavpr.report import to_dict
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "street.png"
+    drawn_street(100, (640, 480)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def town() -> FakeRecognizer:
+    return FakeRecognizer()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def address(server: Server) -> str:
+    return server.address
+
+
+@pytest.fixture(scope="module")
+def client(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    connected = Client(address, verbose=False, download_files=tmp_path_factory.mktemp("client"))
+    yield connected
+    connected.close()
+
+
+def test_locate_gives_the_schema_of_the_command_line(
+    client: Client, town: FakeRecognizer, photo: Path
+) -> None:
+    answer = client.predict(handle_file(photo), "drawn-town", 5, True, api_name="/locate")
+    expected = to_dict(town.recognize(photo, top_k=5), "street.png")
+    assert answer == json.loads(json.dumps(expected))
+
+
+def test_matches_of_a_candidate(client: Client, town: FakeRecognizer, photo: Path) -> None:
+    answer = client.predict(handle_file(photo), "drawn-town", 5, True, 2, api_name="/matches")
+    second = town.recognize(photo, top_k=5).candidates[1]
+    assert answer["rank"] == 2
+    assert answer["place_id"] == second.place.place_id
+    assert answer["photo_size"] == [640, 480]
+    assert answer["candidate_size"] == [320, 240]
+    assert len(answer["matches"]) == 120
+    first = answer["matches"][0]
+    assert set(first) == {"query", "candidate", "similarity", "agrees"}
+    assert first["similarity"] == max(m["similarity"] for m in answer["matches"])
+
+
+def test_stages_can_be_switched_off(client: Client, photo: Path) -> None:
+    answer = client.predict(handle_file(photo), "other-town", 3, False, api_name="/locate")
+    assert [c["matches"] for c in answer["candidates"]] == [None, None, None]
+    assert answer["confidence"] is None
+    assert "rerank" not in answer["timings_ms"]
+
+
+def test_only_the_two_endpoints_are_public_and_they_are_documented(client: Client) -> None:
+    described: dict[str, Any] = client.view_api(return_format="dict", print_info=False)
+    endpoints = described["named_endpoints"]
+    assert set(endpoints) == {"/locate", "/matches"}
+    names = [p["parameter_name"] for p in endpoints["/locate"]["parameters"]]
+    assert names == ["photo", "city", "top_k", "rerank"]
+    assert "error radii" in endpoints["/locate"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"just words", "is not a photo this app can read"), (b"\x89PNG\r\n\x1a\n", "notes.png is")],
+)
+def test_what_is_not_a_photo_is_said_plainly(
+    client: Client, tmp_path: Path, content: bytes, complaint: str
+) -> None:
+    path = tmp_path / "notes.png"
+    path.write_bytes(content)
+    with pytest.raises(AppError, match=complaint):
+        client.predict(handle_file(path), "drawn-town", 5, True, api_name="/locate")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    drawn_street(1, (10_000, 10_000)).save(path)
+    with pytest.raises(AppError, match="larger than 64 megapixels"):
+        client.predict(handle_file(path), "drawn-town", 5, True, api_name="/locate")
+
+
+@pytest.mark.parametrize(
+    ("city", "top_k", "complaint"),
+    [
+        ("drawn-town", 5, "Choose a photo first"),
+        ("nowhere", 5, "no city 'nowhere'|not in the list"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    client: Client, photo: Path, city: str, top_k: int, complaint: str
+) -> None:
+    given = handle_file(photo) if city == "nowhere" else None
+    with pytest.raises(AppError, match=complaint):
+        client.predict(given, city, top_k, True, api_name="/locate")
+
+
+def test_other_failures_are_logged_and_kept_from_the_visitor(
+    client: Client, server: Server, photo: Path
+) -> None:
+    with pytest.raises(AppError) as caught:
+        client.predict(handle_file(photo), "broken-town", 5, True, api_name="/locate")
+    assert "Something went wrong" in str(caught.value)
+    assert "secret detail" not in str(caught.value)
+    assert "RuntimeError: secret detail" in server.log()
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_leaflet_is_served_and_other_files_are_not(address: str, tmp_path: Path) -> None:
+    with urllib.request.urlopen(f"{address}config", timeout=10) as reply:
+        config = reply.read().decode()
+    assert "fonts.googleapis" not in config
+    secret = tmp_path / "secret.txt"
+    secret.write_text("x")
+    here = Path(__file__).resolve()
+    for path in (secret, here, here.parents[1] / "requirements.txt", Path("/etc/passwd")):
+        assert status(f"{address}gradio_api/file={path}") in (403, 404), path
+
+
+def test_visitors_get_their_own_answers(address: str, town: FakeRecognizer, tmp_path: Path) -> None:
+    wanted, got, clients = {}, {}, []
+    for number in range(3):
+        path = tmp_path / f"street{number}.png"
+        drawn_street(200 + number, (320, 240)).save(path)
+        wanted[number] = to_dict(town.recognize(path, top_k=4), path.name)["candidates"]
+        clients.append((number, path, Client(address, verbose=False)))
+
+    def ask(number: int, path: Path, visitor: Client) -> None:
+        answer = visitor.predict(handle_file(path), "drawn-town", 4, True, api_name="/locate")
+        got[number] = answer["candidates"]
+
+    threads = [threading.Thread(target=ask, args=visitor) for visitor in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for _, _, visitor in clients:
+        visitor.close()
+    assert got == wanted
+    assert wanted[0] != wanted[1] != wanted[2]
+
+
+def test_without_a_city_the_page_says_what_to_do() -> None:
+    with pytest.raises(OptionError, match="index build"):
+        ui.build_demo({})
