@@ -76,7 +76,8 @@ body,gradio-app{background:var(--sv-page)!important}
  border:2px dashed var(--sv-line);border-radius:18px;padding:28px;color:var(--sv-soft)}
 .sv-empty h2{margin:14px 0 6px!important}
 .sv-empty p{max-width:46ch;font-size:15px}
-.sv-verdict{display:flex;gap:16px;align-items:flex-start;border-radius:16px;padding:18px 20px 18px 24px;
+.sv-verdict{display:flex;gap:16px;align-items:flex-start;border-radius:16px;
+ padding:18px 20px 18px 24px;
  background:var(--sv-card)!important;border:1px solid var(--sv-line);position:relative;
  overflow:hidden}
 .sv-verdict::before{content:"";position:absolute;inset:0 auto 0 0;width:7px;

@@ -1,0 +1,346 @@
+"""The page in a real browser. Screenshots go to $CI_OUTPUT, or to pytest's own folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_recognizer import NASTY, drawn_street
+from fake_server import Server, serving
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = "/usr/bin/chromium"
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SECONDS = 1000.0
+PATIENCE = 60 * SECONDS  # a shared machine may be slow; nothing waits this long when it works
+
+sync_api = pytest.importorskip("playwright.sync_api") if "CI" not in os.environ else None
+if sync_api is None:
+    import playwright.sync_api as sync_api
+
+if not Path(CHROMIUM).exists():
+    if "CI" in os.environ:
+        raise RuntimeError(f"CI must test the page in a browser, and {CHROMIUM} is missing.")
+    pytest.skip(f"{CHROMIUM} is not installed", allow_module_level=True)
+
+Page = sync_api.Page
+expect = sync_api.expect
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if wanted := os.environ.get("CI_OUTPUT"):
+        folder = Path(wanted) / "screenshots"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+    return tmp_path_factory.mktemp("screenshots")
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "my street.jpg"
+    drawn_street(300, (640, 480)).save(path)
+    return path
+
+
+class Visitor:
+    """An opened page that remembers what it asked of other machines and what it complained of."""
+
+    def __init__(self, browser: sync_api.Browser, address: str, **context: object) -> None:
+        self.context = browser.new_context(**context)
+        self.context.set_default_timeout(PATIENCE)
+        self.page: Page = self.context.new_page()
+        self.outside: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", self._asked)
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(address)
+        expect(self.page.locator(".sv-header h1")).to_be_visible(timeout=PATIENCE)
+
+    def _asked(self, request: sync_api.Request) -> None:
+        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:")):
+            self.outside.append(request.url)
+
+    def _said(self, message: sync_api.ConsoleMessage) -> None:
+        # Gradio's client warns this of itself whenever it ends the progress stream of an upload.
+        if message.text == "Method not implemented.":
+            return
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"{message.text} {message.location.get('url', '')}")
+
+    def upload(self, path: Path) -> None:
+        self.page.locator('#sv-photo input[type="file"]').first.set_input_files(path)
+
+    def try_example(self, number: int = 0) -> None:
+        self.page.locator(f'[data-example="{number}"]').click()
+        self.explained()
+
+    def explained(self) -> None:
+        """Wait until everything that follows an answer is on the page."""
+        expect(self.page.locator(".sv-verdict")).to_be_visible(timeout=PATIENCE)
+        expect(self.page.locator(".sv-heat img")).to_have_count(2, timeout=PATIENCE)
+        expect(self.page.locator("#sv-matches img")).to_have_count(1, timeout=PATIENCE)
+
+    def wait_for(self, condition: str, argument: object = None) -> None:
+        self.page.wait_for_function(condition, arg=argument, timeout=PATIENCE)
+
+    @property
+    def map(self) -> sync_api.FrameLocator:
+        return self.page.frame_locator("iframe.sv-map")
+
+
+@pytest.fixture
+def visit(browser: sync_api.Browser, server: Server) -> Iterator[object]:
+    opened: list[Visitor] = []
+
+    def enter(**context: object) -> Visitor:
+        context = {"viewport": {"width": 1360, "height": 900}, "locale": "en-US", **context}
+        opened.append(Visitor(browser, server.address, **context))
+        return opened[-1]
+
+    yield enter
+    for visitor in opened:
+        visitor.context.close()
+    # Every test is also a test of these two.
+    assert [url for visitor in opened for url in visitor.outside] == []
+    assert [line for visitor in opened for line in visitor.complaints] == []
+
+
+def source(visitor: Visitor) -> str:
+    found = visitor.page.locator("#sv-matches img").get_attribute("src")
+    assert found
+    return found
+
+
+def test_upload_then_locate(visit, shots: Path, photo: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.page.screenshot(path=shots / "start.png", full_page=True)
+    visitor.upload(photo)
+    expect(visitor.page.locator("#sv-photo img")).to_be_visible(timeout=PATIENCE)
+    visitor.page.get_by_role("button", name="Locate").click()
+    visitor.explained()
+    expect(visitor.page.locator(".sv-verdict")).to_contain_text("about 15 m")
+    expect(visitor.page.locator(".sv-verdict")).to_contain_text("93 % sure")
+    expect(visitor.page.locator(".sv-verdict")).not_to_contain_text("true position")
+    assert visitor.page.evaluate("document.activeElement.id") == "sv-answer"
+    link = visitor.page.get_by_role("link", name="GeoJSON")
+    assert link.get_attribute("download") == "my street.geojson"
+
+
+def test_example_runs_at_one_click_and_knows_the_truth(visit, shots: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.try_example()
+    expect(visitor.page.locator(".sv-verdict")).to_contain_text("m from the true position")
+    visitor.wait_for("document.querySelector('iframe.sv-map').contentWindow.selavprMap")
+    visitor.page.screenshot(path=shots / "result.png", full_page=True)
+
+
+def test_map_shows_pins_without_a_network(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.try_example()
+    expect(visitor.map.locator(".pin.rerank:not(.dot)")).to_have_count(10, timeout=PATIENCE)
+    expect(visitor.map.locator(".pin.global:not(.dot)")).to_have_count(10)
+    expect(visitor.map.locator(".spot")).to_have_count(2)
+    expect(visitor.map.locator("path.leaflet-interactive[fill='#c2410c']")).to_have_count(2)
+    # The basemap comes from the app: its street names are on the map, as text.
+    expect(visitor.map.locator(".name").filter(has_text="Mill Lane")).to_have_count(1)
+    visitor.map.locator(".leaflet-control-layers").get_by_text("Re-ranked").click()
+    expect(visitor.map.locator(".pin.rerank")).to_have_count(0)
+
+
+def test_picking_a_candidate_draws_its_lines(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.try_example()
+    before = source(visitor)
+    cards = visitor.page.locator(".sv-column.sv-rerank .sv-card")
+    cards.nth(2).click()
+    expect(visitor.page.locator(".sv-picked")).to_contain_text("No. 3", timeout=PATIENCE)
+    expect(visitor.page.locator("#sv-matches img")).not_to_have_attribute("src", before)
+    expect(cards.nth(2)).to_have_attribute("aria-pressed", "true")
+    expect(cards.nth(0)).to_have_attribute("aria-pressed", "false")
+
+
+def test_pin_on_the_map_picks_its_candidate(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.try_example()
+    visitor.map.locator(".pin.rerank", has_text=re.compile("^4$")).dispatch_event("click")
+    expect(visitor.page.locator(".sv-picked")).to_contain_text("No. 4", timeout=PATIENCE)
+    expect(visitor.map.locator(".leaflet-popup-content")).to_contain_text("→ #4")
+
+
+def test_sliders_choose_lines(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.try_example()
+    caption = visitor.page.locator(".sv-picked + p")
+    expect(caption).to_contain_text("80 of 120 matches drawn")
+    visitor.page.get_by_label("Only what agrees on one geometry").check()
+    expect(caption).to_contain_text("40 of 120 matches drawn", timeout=PATIENCE)
+    number = visitor.page.get_by_label(re.compile("number input for Lines", re.I))
+    number.fill("7")
+    number.press("Enter")
+    expect(caption).to_contain_text("7 of 120 matches drawn", timeout=PATIENCE)
+
+
+def test_names_are_shown_and_not_obeyed(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.try_example()
+    shown = visitor.page.locator(".sv-what b", has_text="R&D").first
+    expect(shown).to_have_text(NASTY)
+    assert visitor.page.locator("[onclick]").count() == 0
+    expect(visitor.page.locator(".sv-credits")).to_contain_text("<i>nobody</i>")
+
+
+def test_what_is_not_a_photo_is_said_at_once(visit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    disguised = tmp_path / "notes.jpg"
+    disguised.write_text("Not a photo at all.")
+    visitor.upload(disguised)
+    toast = visitor.page.get_by_text("is not a photo this app can read")
+    expect(toast).to_be_visible(timeout=PATIENCE)
+    expect(visitor.page.locator("#sv-photo img")).to_have_count(0)
+    assert "Traceback" not in visitor.page.content()
+
+
+def test_text_file_is_refused(visit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    notes = tmp_path / "notes.txt"
+    notes.write_text("Not a photo at all.")
+    visitor.upload(notes)
+    toast = visitor.page.get_by_text(re.compile("invalid file type", re.I))
+    expect(toast.first).to_be_visible(timeout=PATIENCE)
+
+
+def test_locate_without_a_photo_asks_for_one(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.page.get_by_role("button", name="Locate").click()
+    expect(visitor.page.get_by_text("Choose a photo first.")).to_be_visible(timeout=PATIENCE)
+
+
+def test_keyboard_alone(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    page = visitor.page
+    page.locator('[data-example="0"]').focus()
+    page.keyboard.press("Enter")
+    visitor.explained()
+    page.locator(".sv-column.sv-rerank .sv-card").nth(1).focus()
+    page.keyboard.press("Space")
+    expect(page.locator(".sv-picked")).to_contain_text("No. 2", timeout=PATIENCE)
+
+
+def luminance(visitor: Visitor, selector: str) -> float:
+    colour = visitor.page.evaluate(
+        "(s) => getComputedStyle(document.querySelector(s)).backgroundColor", selector
+    )
+    return sum(float(part) for part in re.findall(r"[\d.]+", colour)[:3]) / 3
+
+
+def test_dark_and_light(visit, shots: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit(color_scheme="dark")
+    visitor.try_example()
+    assert luminance(visitor, "body") < 60
+    assert luminance(visitor, ".sv-verdict") < 60
+    inside = "document.querySelector('iframe.sv-map').contentDocument.documentElement"
+    visitor.wait_for(f"{inside}.classList.contains('dark')")
+    visitor.page.screenshot(path=shots / "dark.png", full_page=True)
+    visitor.page.get_by_role("button", name="Light or dark").click()
+    assert luminance(visitor, ".sv-verdict") > 200
+    visitor.wait_for(f"!{inside}.classList.contains('dark')")
+
+
+def test_phone_width(visit, shots: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    visitor.try_example()
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(visitor.page.locator(".sv-verdict")).to_be_in_viewport()
+    columns = visitor.page.locator(".sv-column")
+    left, right = columns.nth(0).bounding_box(), columns.nth(1).bounding_box()
+    assert left and right
+    assert abs(left["y"] - right["y"]) < 2, "the two rankings stay side by side"
+    visitor.page.screenshot(path=shots / "phone.png", full_page=True)
+
+
+def test_language_follows_the_browser_and_switches(visit, shots: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit(locale="zh-CN")
+    page = visitor.page
+    expect(page.get_by_role("button", name="开始定位")).to_be_visible(timeout=PATIENCE)
+    visitor.try_example()
+    expect(page.locator(".sv-verdict")).to_contain_text("误差约 15 米")
+    expect(visitor.map.locator(".leaflet-control-layers")).to_contain_text("重排后")
+    page.screenshot(path=shots / "chinese.png", full_page=True)
+    page.get_by_role("button", name="English").click()
+    expect(page.get_by_role("button", name="Locate")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(".sv-verdict").get_by_text("about 15 m")).to_be_visible()
+    expect(page.locator(".sv-verdict").get_by_text("误差约 15 米")).to_be_hidden()
+    page.reload()
+    expect(page.get_by_role("button", name="Locate")).to_be_visible(timeout=PATIENCE)
+
+
+def test_two_visitors_see_their_own_answers(visit) -> None:  # type: ignore[no-untyped-def]
+    one, two = visit(), visit()
+    one.page.locator('[data-example="0"]').click()
+    two.page.locator('[data-example="1"]').click()
+    one.explained()
+    two.explained()
+    places = [v.page.locator(".sv-facts code").inner_text() for v in (one, two)]
+    links = [
+        v.page.get_by_role("link", name="JSON", exact=True).get_attribute("download")
+        for v in (one, two)
+    ]
+    assert links == ["example-0.json", "example-1.json"]
+    assert places[0] != places[1]
+
+
+def test_tiles_are_tried_once_and_missed_gracefully(
+    browser: sync_api.Browser, tmp_path: Path
+) -> None:
+    with serving(tmp_path, "--tiles") as running:
+        visitor = Visitor(browser, running.address, viewport={"width": 1360, "height": 900})
+        visitor.context.route("https://**", lambda route: route.abort())
+        visitor.try_example()
+        expect(visitor.map.locator(".pin.rerank:not(.dot)")).to_have_count(10, timeout=PATIENCE)
+        expect(visitor.map.locator(".name").first).to_be_attached()
+        visitor.context.close()
+    assert len(visitor.outside) == 1
+    assert visitor.outside[0].startswith("https://tile.openstreetmap.org/")
+    assert all("tile.openstreetmap.org" in line for line in visitor.complaints)
+
+
+def test_tiles_cover_the_basemap_when_they_load(browser: sync_api.Browser, tmp_path: Path) -> None:
+    pixel = tmp_path / "tile.png"
+    drawn_street(1, (256, 256)).save(pixel)
+    with serving(tmp_path, "--tiles") as running:
+        visitor = Visitor(browser, running.address, viewport={"width": 1360, "height": 900})
+        visitor.context.route("https://tile.openstreetmap.org/**", lambda r: r.fulfill(path=pixel))
+        visitor.try_example()
+        expect(visitor.map.locator("img.leaflet-tile-loaded").first).to_be_visible(timeout=PATIENCE)
+        expect(visitor.map.locator(".leaflet-control-attribution")).to_contain_text("OpenStreetMap")
+        expect(visitor.map.locator(".name")).to_have_count(0)
+        visitor.context.close()
+    assert visitor.complaints == []
