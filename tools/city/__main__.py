@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 from . import plan
 from .build import finish, pending, render_all
+from .osm import load_city
+from .textures import prepare, sign_names, write_signs
 
 SETS = {
     "all": plan.everything,
@@ -18,13 +22,33 @@ SETS = {
 }
 
 
+def run_shards(jobs: int) -> None:
+    """Runs this same command in several processes, each with its share of the captures.
+
+    Preparing a scene uses one thread only, so two processes keep two cores busier than two
+    threads do.
+    """
+    command = [sys.executable, "-m", "tools.city", *sys.argv[1:]]
+    running = [subprocess.Popen([*command, "--shard", f"{i}/{jobs}"]) for i in range(jobs)]
+    try:
+        failed = [p.wait() for p in running]
+    except KeyboardInterrupt:
+        for p in running:
+            p.terminate()
+        raise
+    if any(failed):
+        raise SystemExit("a render process failed; run the same command again to resume")
+
+
 def main() -> None:
     """Parses the arguments and builds, or only counts."""
     parser = argparse.ArgumentParser(prog="python -m tools.city", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("city_build"), help="output folder")
     parser.add_argument("--cache", type=Path, default=None, help="textures (default: OUT/.cache)")
     parser.add_argument("--set", choices=sorted(SETS), default="all", help="which captures")
-    parser.add_argument("--threads", type=int, default=2, help="render threads")
+    parser.add_argument("--jobs", type=int, default=2, help="render processes")
+    parser.add_argument("--threads", type=int, default=1, help="render threads of each process")
+    parser.add_argument("--shard", default="0/1", help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=int, default=0, help="stop after so many pictures")
     parser.add_argument("--count", action="store_true", help="only say what would be rendered")
     args = parser.parse_args()
@@ -39,7 +63,16 @@ def main() -> None:
         return
     cache = args.cache or args.out / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    render_all(args.out, captures, cache.resolve(), args.threads, args.limit)
+    part, parts = (int(n) for n in args.shard.split("/"))
+    if parts == 1 and args.jobs > 1:
+        # Before the processes start, so that no two paint the same file.
+        prepare(cache.resolve())
+        write_signs(cache.resolve() / "signs.png", sign_names(load_city()))
+        run_shards(args.jobs)
+    else:
+        render_all(args.out, captures, cache.resolve(), args.threads, args.limit, (part, parts))
+    if parts > 1:
+        return
     finish(args.out, captures)
 
 

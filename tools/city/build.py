@@ -27,20 +27,36 @@ def pending(out: Path, captures: Sequence[Capture]) -> list[Capture]:
 
 
 def render_all(
-    out: Path, captures: Sequence[Capture], cache: Path, threads: int = 1, limit: int = 0
+    out: Path,
+    captures: Sequence[Capture],
+    cache: Path,
+    threads: int = 1,
+    limit: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> int:
     """Renders what is still missing.
+
+    Args:
+        out: Output folder.
+        captures: What to render.
+        cache: Folder for textures.
+        threads: Render threads.
+        limit: Stop after so many pictures; 0 means all.
+        shard: Which part of how many this process takes.
 
     Returns:
         How many pictures were rendered.
     """
-    todo = pending(out, captures)
+    part, parts = shard
+    todo = pending(out, captures)[part::parts]
     if limit:
         todo = todo[:limit]
-    raw = cache / "raw.jpg"
+    raw = cache / f"raw{part}.png"
     looks = sorted({c.look for c in todo})
     done = 0
-    with tqdm(total=len(todo), desc="render", unit="img", smoothing=0.1) as bar:
+    with tqdm(
+        total=len(todo), desc=f"render {part}", unit="img", smoothing=0.1, position=part
+    ) as bar:
         for look in looks:
             group = [c for c in todo if c.look == look]
             for cluster in _clusters(group):
@@ -85,6 +101,9 @@ def _render_cluster(
         )
         target = out / c.image
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # another process was faster
+            bar.update()
+            continue
         stage.render(shot, raw)
         develop(raw, target, CONDITIONS[c.condition], c.seed)
         bar.update()

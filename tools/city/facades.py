@@ -10,7 +10,8 @@ from shapely.geometry import LineString, Point, Polygon
 from shapely.strtree import STRtree
 
 from .meshes import MeshBuilder, oriented_rings, triangulate
-from .osm import Building, City
+from .osm import Building, City, metres
+from .props import ball, tube
 from .styles import Colour, Style, draw_style
 from .textures import ATLAS_CELLS, SIGN_COLUMNS, SIGN_ROWS
 
@@ -29,11 +30,6 @@ class Wall:
     length: float
     u0: float = 0.0
 
-    def _map(self, s: np.ndarray, z: np.ndarray, d: np.ndarray) -> np.ndarray:
-        s, z, d = np.broadcast_arrays(s, z, d)
-        xy = self.start + s[..., None] * self.along + d[..., None] * self.outward
-        return np.concatenate([xy, z[..., None]], axis=-1)
-
     def quad(
         self,
         material: str,
@@ -44,17 +40,25 @@ class Wall:
         uv: np.ndarray | None = None,
     ) -> None:
         """Adds quads from four (s, z, d) corners, each a number or an array over the quads."""
-        corners = [self._map(*(np.asarray(q, float) for q in (s[i], z[i], d[i]))) for i in range(4)]
-        n = max(c.shape[0] if c.ndim == 2 else 1 for c in corners)
-        pts = np.stack([np.broadcast_to(c, (n, 3)) for c in corners], axis=1)
+        sizes = [np.size(q) for q in (*s, *z, *d)]
+        n = max(sizes)
+        if min(sizes) == 0:
+            return
+        # One array filled in place: this runs for every strip of every wall, and stacking
+        # broadcast copies took most of the time of a build.
+        szd = np.empty((n, 4, 3))
+        for i in range(4):
+            szd[:, i, 0], szd[:, i, 1], szd[:, i, 2] = s[i], z[i], d[i]
+        pts = np.empty((n, 4, 3))
+        pts[..., :2] = self.start + szd[..., :1] * self.along + szd[..., 2:] * self.outward
+        pts[..., 2] = szd[..., 1]
         if uv is None:
-            along = [np.broadcast_to(np.asarray(q, float), (n,)) for q in s]
-            depth = [np.broadcast_to(np.asarray(q, float), (n,)) for q in d]
-            up = [np.broadcast_to(np.asarray(q, float), (n,)) for q in z]
-            horizontal = np.allclose(up[0], up[2])
-            u = np.stack(along, 1) + self.u0 + (0 if horizontal else 1) * np.stack(depth, 1)
-            v = np.stack(depth if horizontal else up, 1)
-            uv = np.stack([u, v], -1)
+            uv = szd[..., :2].copy()
+            uv[..., 0] += self.u0
+            if szd[0, 0, 1] == szd[0, 2, 1]:
+                uv[..., 1] = szd[..., 2]  # level faces
+            else:
+                uv[..., 0] += szd[..., 2]
         self.mesh.add(material, pts, uv, tint)
 
     def rect(
@@ -551,6 +555,59 @@ def _dormers(wall: Wall, st: Style, rng: np.random.Generator) -> None:
     _windows(wall, replace(st, reveal=0.1), a, b, z0, z1, rng, 0.3, False, -0.3)
 
 
+def _spire(mesh: MeshBuilder, shape: Polygon, z: float, rise: float, tint: Colour) -> None:
+    centre = np.asarray(shape.centroid.coords[0])
+    for ring in oriented_rings(shape)[:1]:
+        a, b = ring[:-1], ring[1:]
+        pts = np.zeros((len(a), 3, 3))
+        pts[:, 0, :2], pts[:, 1, :2], pts[:, 2, :2] = a, b, centre
+        pts[:, :, 2] = z
+        pts[:, 2, 2] += rise
+        mesh.add("seam", pts, pts[..., :2], tint)
+
+
+def _domes(mesh: MeshBuilder, shape: Polygon, st: Style, cathedral: bool) -> None:
+    """A drum and dome over the middle of a church, with four lesser ones on a cathedral."""
+    x, y = shape.centroid.coords[0]
+    size = float(np.sqrt(shape.area))
+    copper = (0.10, 0.22, 0.17)
+    spots = [(0.0, 0.0, size * 0.16, st.height + size * (0.55 if cathedral else 0.32))]
+    if cathedral:
+        r = size * 0.27
+        spots += [
+            (i * r, j * r, size * 0.06, st.height + size * 0.25) for i in (-1, 1) for j in (-1, 1)
+        ]
+    for dx, dy, radius, top in spots:
+        at = np.array([x + dx, y + dy])
+        tube(mesh, "plaster", (*at, st.height), (*at, top), radius, radius * 0.97, st.wall_tint, 20)
+        tube(
+            mesh,
+            "plaster",
+            (*at, top),
+            (*at, top + 0.6),
+            radius * 1.1,
+            radius * 1.1,
+            st.trim_tint,
+            20,
+        )
+        for turn in np.arange(12) / 12 * 2 * np.pi:
+            out = at + np.array([np.cos(turn), np.sin(turn)]) * radius
+            size3 = np.array([0.3, radius * 0.22, (top - st.height) * 0.45])
+            mesh.add_boxes(
+                "glass", np.array([*out, st.height + (top - st.height) * 0.65]), size3, turn
+            )
+        ball(mesh, "seam", (*at, top + 0.6), (radius, radius, radius * 1.05), copper, 16)
+        tube(
+            mesh,
+            "metal",
+            (*at, top + radius),
+            (*at, top + radius * 1.9),
+            0.25,
+            0.05,
+            (0.5, 0.38, 0.1),
+        )
+
+
 class FacadeBuilder:
     """Builds every building of a city into one mesh."""
 
@@ -560,6 +617,7 @@ class FacadeBuilder:
         self.city, self.seed, self.mesh, self.signs = city, seed, mesh, signs
         self.shapes = [b.footprint for b in city.buildings]
         self.tree = STRtree(self.shapes)
+        self.part_tree = STRtree([p.footprint for p in city.parts])
         self.street_tree = STRtree([s.line for s in city.streets])
         self.sign_walls: list[tuple[Wall, Style]] = []
 
@@ -580,6 +638,7 @@ class FacadeBuilder:
         self._place_signs()
 
     def _building(self, index: int, b: Building) -> None:
+        b = self._with_levels(b)
         st = draw_style(b, self.seed)
         rng = np.random.default_rng([self.seed, b.osm_id, 1])
         extra = 0.55 if st.roof == "flat" else 0.05
@@ -609,6 +668,53 @@ class FacadeBuilder:
                 else:
                     _court_wall(wall, st, rng, extra)
         _roof(self.mesh, replace(b, footprint=shape), st, rng)
+        self._parts(b, st)
+        if b.tags.get("building") in ("cathedral", "church", "chapel"):
+            _domes(self.mesh, shape, st, b.tags["building"] == "cathedral")
+
+    def _with_levels(self, b: Building) -> Building:
+        """Takes the number of floors from the building's parts where it has none itself."""
+        if "building:levels" in b.tags or "height" in b.tags:
+            return b
+        weights: dict[str, float] = {}
+        for i in self.part_tree.query(b.footprint, predicate="intersects"):
+            part = self.city.parts[i]
+            levels = part.tags.get("building:levels")
+            if levels and b.footprint.contains(part.footprint.representative_point()):
+                weights[levels] = weights.get(levels, 0.0) + part.footprint.area
+        if not weights:
+            return b
+        levels = max(weights, key=lambda k: weights[k])
+        return replace(b, tags={**b.tags, "building:levels": levels})
+
+    def _parts(self, b: Building, st: Style) -> None:
+        """Raises those parts of a building that OSM knows to be higher than the rest."""
+        for i in self.part_tree.query(b.footprint, predicate="intersects"):
+            part = self.city.parts[i]
+            if not b.footprint.contains(part.footprint.representative_point()):
+                continue
+            tall = metres(part.tags.get("height"))
+            if tall is None:
+                levels = metres(part.tags.get("building:levels")) or 0.0
+                tall = st.ground_height + st.floor_height * (levels - 1) + 0.5
+            extra = int((tall - st.height) / st.floor_height)
+            if extra < 1 or part.footprint.area < 12:
+                continue
+            high = replace(st, floors=st.floors + extra, shops=False)
+            rng = np.random.default_rng([self.seed, part.osm_id])
+            for ring in oriented_rings(part.footprint.simplify(0.12)):
+                for a, c in zip(ring[:-1], ring[1:], strict=True):
+                    length = float(np.hypot(*(c - a)))
+                    if length > 0.05:
+                        along = (c - a) / length
+                        outward = np.array([along[1], -along[0]])
+                        # A hand's breadth inside, so that the part never fights the facade.
+                        wall = Wall(self.mesh, a - outward * 0.08, along, outward, length)
+                        _court_wall(wall, high, rng, 0.3)
+            if part.tags.get("roof:shape") == "pyramidal" or tall > 40:
+                _spire(self.mesh, part.footprint, high.height, 9.0, st.roof_tint)
+            else:
+                _roof(self.mesh, replace(part), replace(high, roof="flat"), rng)
 
     def _place_signs(self) -> None:
         """Hangs each shop's name on the street wall next to its OSM node."""

@@ -44,10 +44,29 @@ def _flakes(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return np.clip(layer, 0, 0.85)
 
 
+def automatic(im: np.ndarray, night: float) -> np.ndarray:
+    """The camera's own exposure and white balance: lifts dark streets, tempers colour casts.
+
+    Args:
+        im: Display-referred picture `[H,W,3]` in 0 to 1.
+        night: 1 after dark, when cameras leave the picture darker.
+    """
+    level = float(np.mean(np.sqrt(np.clip(im, 0, 1)))) ** 2
+    target = 0.40 - 0.13 * night
+    gamma = np.clip(np.log(target) / np.log(max(level, 1e-3)), 0.62, 1.12)
+    im = np.clip(im, 0, None) ** gamma
+    mean = im.mean(axis=(0, 1))
+    im = im * (mean.mean() / np.maximum(mean, 1e-3)) ** (0.4 - 0.2 * night)
+    im = np.clip(im, 0, 1)
+    # A gentle S-curve, as cameras apply, after the lift of the shadows.
+    return 0.7 * im + 0.3 * im * im * (3 - 2 * im)
+
+
 def develop(source: Path, target: Path, c: Condition, seed: int, quality: int = 85) -> None:
     """Reads a clean render and writes the photograph."""
     rng = np.random.default_rng([seed, 13])
     im = np.asarray(Image.open(source).convert("RGB"), np.float32) / 255
+    im = automatic(im, float(c.night > 0.5))
     rows, cols = im.shape[:2]
     if c.clutter == "rain":
         im = im + _streaks((rows, cols), rng)[..., None] * (0.9 - im)
@@ -57,7 +76,7 @@ def develop(source: Path, target: Path, c: Condition, seed: int, quality: int = 
     im = im * (1 - 0.10 * (x * x + y * y)[..., None])
     balance = 1 + rng.normal(0, 0.018, 3)
     im = im * balance * rng.uniform(0.95, 1.05)
-    grain = 0.006 + 0.012 * c.night
+    grain = 0.006 + 0.005 * float(c.night > 0.5)
     im = im + rng.normal(0, grain, im.shape) + rng.normal(0, grain * 0.5, (rows, cols, 1))
     out = Image.fromarray((np.clip(im, 0, 1) * 255).astype(np.uint8))
     partial = target.with_suffix(".part")

@@ -43,7 +43,8 @@ class MeshBuilder:
         colour = np.asarray(tint, np.float32)
         if colour.shape[-1] == 3:
             colour = np.concatenate([colour, np.ones((*colour.shape[:-1], 1), np.float32)], -1)
-        colour = np.broadcast_to(colour, (n, 4)).astype(np.float32)
+        if colour.ndim == 1:
+            colour = np.tile(colour, (n, 1))
         points = np.asarray(points, np.float32)
         self.faces[material].append(FaceArrays(points, np.asarray(uv, np.float32), colour))
 

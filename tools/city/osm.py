@@ -97,7 +97,8 @@ def extract_path() -> Path:
     return Path(spec.origin).parent / "data" / "Helsinki.osm.pbf"
 
 
-def _number(text: str | None) -> float | None:
+def metres(text: str | None) -> float | None:
+    """The number in an OSM value such as "12.5 m"; None where there is none."""
     if text is None:
         return None
     try:
@@ -108,10 +109,10 @@ def _number(text: str | None) -> float | None:
 
 def _street_width(tags: dict[str, str]) -> float:
     kind = tags["highway"]
-    width = _number(tags.get("width"))
+    width = metres(tags.get("width"))
     if width and 2.0 <= width <= 30.0:
         return width
-    lanes = _number(tags.get("lanes"))
+    lanes = metres(tags.get("lanes"))
     if lanes and kind != "pedestrian":
         extra = 0.6 if kind in ("service",) else 1.2
         return min(lanes * 3.1 + extra, 18.0)
@@ -119,7 +120,7 @@ def _street_width(tags: dict[str, str]) -> float:
 
 
 def _is_hidden(tags: dict[str, str]) -> bool:
-    layer = _number(tags.get("layer")) or 0.0
+    layer = metres(tags.get("layer")) or 0.0
     return (
         layer < 0
         or tags.get("tunnel", "no") not in ("no",)

@@ -19,9 +19,10 @@ from .conditions import CONDITIONS, REFERENCE
 from .geo import to_wgs84
 from .osm import City, load_city
 from .poses import Pose, Stand, query_pose, reference_poses, same_place, stands_along
+from .streets import TOWN_SEED, make_ground, park_trees
 from .zones import split_of, zone_of
 
-SEED = 2025
+SEED = TOWN_SEED
 TRAIN_LOOKS = (101, 102, 103)  # facade seeds of the training town
 QUERY_CONDITIONS = ("summer_day", "evening", "night", "rain", "snow", "crowded")
 COLUMNS = (
@@ -90,7 +91,8 @@ def obstacles() -> tuple[BaseGeometry, BaseGeometry]:
     """The walls, and all areas where no camera may stand (buildings, water, tree trunks)."""
     city = load_city()
     walls = shapely.union_all([b.footprint for b in city.buildings])
-    trunks = shapely.union_all([Point(t).buffer(1.4) for t in city.trees])
+    trees = park_trees(city, make_ground(city), SEED)
+    trunks = shapely.union_all([Point(t).buffer(1.4) for t in trees])
     box = shapely.box(*city.bounds).buffer(-8)
     blocked = shapely.union_all([walls.buffer(1.0), trunks, *city.water])
     outer = shapely.box(*city.bounds).buffer(500).difference(box)
@@ -102,9 +104,7 @@ def obstacles() -> tuple[BaseGeometry, BaseGeometry]:
 
 def _stands(city: City, zone: str, spacing: float) -> list[Stand]:
     lines = [
-        (s.name, s.line)
-        for s in city.streets
-        if s.name and s.kind not in ("service",) and s.tags.get("bridge", "no") == "no"
+        (s.name, s.line) for s in city.streets if s.name and s.tags.get("bridge", "no") == "no"
     ]
     return [s for s in stands_along(lines, spacing) if zone_of(s.x, s.y) == zone]
 
@@ -120,7 +120,7 @@ def _frame(rng: np.random.Generator, pose: Pose) -> tuple[Pose, int, int]:
     return pose, 480, 360
 
 
-def references(spacing: float = 24.0) -> list[Capture]:
+def references(spacing: float = 25.0) -> list[Capture]:
     """The references of the indexed area."""
     walls, blocked = obstacles()
     poses = reference_poses(_stands(load_city(), "index", spacing), walls, blocked, SEED)

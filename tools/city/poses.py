@@ -105,8 +105,8 @@ def reference_poses(
         if blocked.contains(Point(x, y)) or walls.distance(Point(x, y)) < 1.5:
             continue
         side = 90.0 if i % 2 else -90.0
-        wanted = [0.0, 180.0, side]
-        if free_distance(x, y, s.along - side, walls, 60.0) > 22.0:
+        wanted = [0.0, 180.0, side] if i % 4 else [0.0, 180.0]
+        if i % 3 == 0 and free_distance(x, y, s.along - side, walls, 60.0) > 22.0:
             wanted.append(-side)
         for turn in wanted:
             across = abs(turn) == 90.0

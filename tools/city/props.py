@@ -110,7 +110,7 @@ def tree(seed: int, leaves: bool) -> MeshBuilder:
         v /= np.linalg.norm(v, axis=1, keepdims=True)
         size = rng.uniform(0.06, 0.13, (count, 1))
         quads = np.stack([c - u * size, c - v * size * 0.7, c + u * size, c + v * size * 0.7], 1)
-        tint = np.array([0.060, 0.13, 0.022]) * rng.uniform(0.55, 1.5, (count, 1))
+        tint = np.array([0.10, 0.20, 0.035]) * rng.uniform(0.55, 1.5, (count, 1))
         tint[:, 0] *= rng.uniform(0.8, 1.5, count)
         mesh.add("leaf", quads, np.zeros((count, 4, 2)), tint)
     return mesh
@@ -325,12 +325,22 @@ _CLOTH = (
 )
 
 
+_TROUSERS = (
+    (0.02, 0.025, 0.035),
+    (0.05, 0.08, 0.16),
+    (0.10, 0.14, 0.24),
+    (0.16, 0.13, 0.09),
+    (0.05,) * 3,
+)
+
+
 def person(seed: int) -> MeshBuilder:
     """A walking or standing adult, about 1.7 m tall."""
     rng = np.random.default_rng([seed, 9])
     mesh = MeshBuilder()
     skin = _SKIN[rng.integers(len(_SKIN))]
-    top, legs = (_CLOTH[rng.integers(len(_CLOTH))] for _ in range(2))
+    top = _CLOTH[rng.integers(len(_CLOTH))]
+    legs = _TROUSERS[rng.integers(len(_TROUSERS))]
     hair = ((0.02, 0.015, 0.01), (0.12, 0.07, 0.03), (0.35, 0.25, 0.12), (0.3, 0.3, 0.3))[
         rng.integers(4)
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bpy
 import numpy as np
+import shapely
 from shapely.geometry import Point, Polygon
 from shapely.strtree import STRtree
 
@@ -18,8 +19,8 @@ from .geo import sun_position
 from .materials import MaterialSet
 from .meshes import MeshBuilder
 from .osm import load_city
-from .streets import KERB, Ground, build_ground, is_driven, make_ground
-from .textures import sky_image, write_interiors, write_signs, write_tiles
+from .streets import KERB, TOWN_SEED, Ground, build_ground, is_driven, make_ground, park_trees
+from .textures import prepare, sign_names, sky_image, write_signs
 from .traffic import Placed, Traffic
 
 PAINTS = (
@@ -112,9 +113,8 @@ class Stage:
         bpy.ops.wm.read_factory_settings(use_empty=True)
         self.scene = bpy.context.scene
         self._settings(threads)
-        write_tiles(cache)
-        write_interiors(cache)
-        signs = write_signs(cache, sign_names(within))
+        prepare(cache)
+        signs = write_signs(cache / "signs.png", sign_names(self.city))
         self.materials = MaterialSet(cache)
         self.prop_meshes: dict[str, bpy.types.Mesh] = {}
         self.pool: dict[str, list[bpy.types.Object]] = {}
@@ -123,7 +123,7 @@ class Stage:
         build_ground(static, self.city, self.ground)
         self.faces = static.count()
         self._link(to_object(static, "city", self.materials, False))
-        self._fixed_props(seed, within)
+        self._fixed_props(within)
         self._light()
         self.current = ""
 
@@ -137,8 +137,8 @@ class Stage:
         s.render.threads_mode = "FIXED"
         s.render.threads = threads
         s.render.use_persistent_data = True
-        s.render.image_settings.file_format = "JPEG"
-        s.render.image_settings.quality = 92
+        s.render.image_settings.file_format = "PNG"
+        s.render.image_settings.compression = 5
         s.view_settings.view_transform = "AgX"
         s.view_settings.look = "AgX - Medium High Contrast"
         c = s.cycles
@@ -214,8 +214,7 @@ class Stage:
         obj.scale = (scale, scale, scale)
         return obj
 
-    def _fixed_props(self, seed: int, within: Polygon | None) -> None:
-        rng = np.random.default_rng([seed, 3])
+    def _fixed_props(self, within: Polygon | None) -> None:
         lines = [s.line for s in self.city.streets if is_driven(s)]
         tree = STRtree(lines)
 
@@ -225,28 +224,32 @@ class Stage:
             return math.atan2(p.y - y, p.x - x)
 
         built, road = self.ground.built.buffer(0.6), self.ground.road
+        shapely.prepare(built)
         self.trees: list[tuple[bpy.types.Object, int]] = []
         self.lamp_spots: list[tuple[float, float, float]] = []
         keep = [
             (kind, x, y)
             for kind, spots in (
-                ("tree", self.city.trees),
+                ("tree", park_trees(self.city, self.ground, TOWN_SEED)),
                 ("lamp", self.city.lamps),
                 ("bench", self.city.benches),
                 ("bin", self.city.bins),
                 ("signal", self.city.signals),
             )
             for x, y in spots
-            if (within is None or within.contains(Point(x, y)))
         ]
         lamps = [(x, y) for kind, x, y in keep if kind == "lamp"]
         for kind, x, y in keep:
             at = Point(x, y)
+            if within is not None and not within.contains(at):
+                continue
             if built.contains(at) or (
                 kind not in ("lamp",) and road.contains(at) and kind != "signal"
             ):
                 continue
             if kind == "tree":
+                # Seeded by place, so that a tree looks the same whatever part of town is built.
+                rng = np.random.default_rng([int(x * 10) + 99999, int(y * 10) + 99999])
                 variant = int(rng.integers(4))
                 obj = self._put(
                     f"tree:{variant}:leaves",
@@ -273,11 +276,10 @@ class Stage:
         for line in lines:
             for at in np.arange(8.0, line.length, 28.0):
                 p = line.interpolate(at)
-                if within is not None and not within.contains(p):
-                    continue
                 if all(math.hypot(p.x - a, p.y - b) > 22 for a, b in lamps):
                     lamps.append((p.x, p.y))
-                    self.lamp_spots.append((p.x, p.y, 7.3))
+                    if within is None or within.contains(p):
+                        self.lamp_spots.append((p.x, p.y, 7.3))
 
     def _set_condition(self, c: Condition, moment: int, seed: int) -> None:
         key = f"{c.name}:{moment}:{seed % _SKIES}"
@@ -304,7 +306,7 @@ class Stage:
         self.sky.image = image
         if old is not None:
             bpy.data.images.remove(old)
-        self.background.inputs[1].default_value = 1.35 if c.night < 0.5 else 1.0
+        self.background.inputs[1].default_value = 1.5 if c.night < 0.5 else 1.0
         e, a = math.radians(max(where.elevation, 2.0)), math.radians(where.azimuth)
         # A sun lamp shines along its local -z; tilt it by the zenith distance, then turn it.
         self.sun.rotation_euler = (math.pi / 2 - e, 0.0, math.pi - a)
@@ -331,7 +333,7 @@ class Stage:
                 obj.location = (0.0, 0.0, -60.0)
 
     def render(self, shot: Shot, path: Path) -> None:
-        """Renders one shot into `path` (JPEG, before the camera's own defects are added)."""
+        """Renders one shot into `path` (PNG, before the camera's own defects are added)."""
         c = CONDITIONS[shot.condition]
         self._set_condition(c, shot.moment, shot.seed)
         crowd = c.crowd
@@ -353,10 +355,3 @@ class Stage:
         self.scene.cycles.seed = shot.seed % 100000
         r.filepath = str(path)
         bpy.ops.render.render(write_still=True)
-
-
-def sign_names(within: Polygon | None) -> list[str]:
-    """The shop names that get a sign, in a fixed order; those of the area come first."""
-    shops = load_city().shops
-    inside = [n for x, y, n, _ in shops if within is None or within.contains(Point(x, y))]
-    return list(dict.fromkeys(inside))

@@ -16,6 +16,7 @@ from .meshes import MeshBuilder
 from .osm import City, Street
 
 KERB = 0.12
+TOWN_SEED = 2025
 TRACK_GAUGE = 1.0  # Helsinki's trams run on metre gauge
 WIRE_HEIGHT = 5.7
 _ROAD = (0.075, 0.075, 0.08)
@@ -63,7 +64,33 @@ def make_ground(city: City) -> Ground:
     bridges = [s for s in city.streets if s.tags.get("bridge", "no") != "no" and is_driven(s)]
     decks = unary_union([s.line.buffer(s.width / 2 + 3.0, cap_style="flat") for s in bridges])
     pavement = pavement.union(decks.intersection(water).difference(road))
+    for shape in (road, pavement, built):
+        shapely.prepare(shape)
     return Ground(road, pavement, built, water, green)
+
+
+def park_trees(city: City, ground: Ground, seed: int) -> list[tuple[float, float]]:
+    """OSM's trees, and drawn ones where a park beside a street has none mapped.
+
+    They depend on the seed alone, not on the facades, so that poses may keep clear of them.
+    """
+    rng = np.random.default_rng([seed, 21])
+    spots = list(city.trees)
+    lines = STRtree([s.line for s in city.streets])
+    for piece in getattr(ground.green, "geoms", [ground.green]):
+        if piece.area < 900:
+            continue
+        inner = piece.buffer(-2.5)
+        shapely.prepare(inner)
+        x0, y0, x1, y1 = piece.bounds
+        for _ in range(int((x1 - x0) * (y1 - y0) / 90)):
+            at = Point(rng.uniform(x0, x1), rng.uniform(y0, y1))
+            near_street = len(lines.query(at.buffer(45), predicate="intersects")) > 0
+            if not near_street or not inner.contains(at):
+                continue
+            if all(math.hypot(at.x - a, at.y - b) > 10.5 for a, b in spots):
+                spots.append((at.x, at.y))
+    return spots
 
 
 def _ribbon(
@@ -76,6 +103,8 @@ def _ribbon(
 def _marking_lines(mesh: MeshBuilder, city: City, ground: Ground) -> None:
     rails = unary_union([t.buffer(1.3) for t in city.trams])
     crossings = unary_union([Point(c).buffer(7) for c in city.crossings])
+    for shape in (rails, crossings):
+        shapely.prepare(shape)
     for s in city.streets:
         if not is_driven(s) or s.kind == "residential" or s.line.length < 12:
             continue

@@ -66,3 +66,17 @@ def test_same_place_needs_nearness_and_a_like_view() -> None:
     assert poses.same_place(a, Pose(20, 0, 2, 350, 0, 0, 75, ""))
     assert not poses.same_place(a, Pose(26, 0, 2, 10, 0, 0, 75, ""))
     assert not poses.same_place(a, Pose(0, 0, 2, 100, 0, 0, 75, ""))
+
+
+def test_zones_are_apart_and_so_are_the_splits() -> None:
+    from tools.city import zones
+
+    shapes = {"index": zones.INDEX, "train": zones.TRAIN}
+    shapes["outside"] = shapely.union_all([zones.OUTSIDE_NORTH, zones.OUTSIDE_WEST])
+    assert zones.INDEX.is_valid and zones.TRAIN.is_valid
+    assert shapes["index"].distance(shapes["train"]) > 5
+    assert not shapes["index"].intersects(shapes["outside"].buffer(-1))
+    assert zones.split_of(200, -500) == "validation"
+    assert zones.split_of(200, -385) == "none"
+    assert zones.split_of(200, -200) == "test"
+    assert zones.split_of(-300, -500) == "train"

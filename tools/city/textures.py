@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from .osm import City
+
 SIZE = 512
 _FONTS = (
     "/usr/share/fonts/truetype/dejavu/DejaVuSans-Bold.ttf",
@@ -160,15 +162,21 @@ def _room(rng: np.random.Generator, size: int) -> Image.Image:
     return im.filter(ImageFilter.GaussianBlur(0.8))
 
 
+def _muted(rng: np.random.Generator, low: int, high: int, chroma: float) -> np.ndarray:
+    """A random colour `[3]` whose saturation is cut, as real goods are seldom pure."""
+    colour = rng.integers(low, high, 3).astype(float)
+    return colour.mean() + chroma * (colour - colour.mean())
+
+
 def _shop(rng: np.random.Generator, size: int) -> Image.Image:
     """A shop window: shelves or rails with coloured goods, posters, lamps in the ceiling."""
-    wall = rng.integers(60, 190, 3)
+    wall = _muted(rng, 60, 190, 0.25)
     im = Image.new("RGB", (size, size), tuple(int(c) for c in wall * 0.55))
     d = ImageDraw.Draw(im)
     d.rectangle([0, 0, size, size // 6], fill=tuple(int(c) for c in wall * 0.4))
     for x in range(8, size, 24):
         d.ellipse([x, 4, x + 7, 9], fill=(255, 244, 214))
-    accent = rng.integers(30, 240, 3)
+    accent = _muted(rng, 30, 230, 0.6)
     kind = rng.integers(0, 4)
     if kind == 0:
         for y in range(size // 4, size - 6, size // 6):
@@ -176,13 +184,13 @@ def _shop(rng: np.random.Generator, size: int) -> Image.Image:
             x = 2
             while x < size:
                 w, h = int(rng.integers(4, 12)), int(rng.integers(6, size // 8))
-                c = np.clip(accent + rng.integers(-70, 70, 3), 20, 250)
+                c = np.clip(accent + rng.normal(0, 30) + rng.normal(0, 22, 3), 20, 250)
                 d.rectangle([x, y + size // 8 - h, x + w, y + size // 8], fill=tuple(map(int, c)))
                 x += w + int(rng.integers(1, 6))
     elif kind == 1:
         for _ in range(rng.integers(2, 4)):
             x = int(rng.integers(14, size - 14))
-            c = tuple(map(int, np.clip(accent + rng.integers(-80, 80, 3), 20, 250)))
+            c = tuple(map(int, np.clip(accent + rng.normal(0, 40) + rng.normal(0, 20, 3), 20, 250)))
             d.ellipse([x - 5, size * 0.3, x + 5, size * 0.4], fill=(222, 198, 178))
             body = [
                 (x - 10, size * 0.42),
@@ -221,8 +229,14 @@ def write_interiors(folder: Path, seed: int = 11) -> None:
         sheet.save(path)
 
 
-SIGN_COLUMNS, SIGN_ROWS = 8, 64
-SIGN_WIDTH, SIGN_HEIGHT = 512, 64
+def prepare(cache: Path) -> None:
+    """Paints all textures that do not depend on the part of town."""
+    write_tiles(cache)
+    write_interiors(cache)
+
+
+SIGN_COLUMNS, SIGN_ROWS = 8, 160
+SIGN_WIDTH, SIGN_HEIGHT = 384, 48
 _SIGN_COLOURS = (
     ((250, 248, 240), (20, 20, 22)),
     ((20, 20, 22), (250, 246, 235)),
@@ -246,31 +260,39 @@ def sign_style(name: str) -> tuple[tuple[int, int, int], tuple[int, int, int], s
     return back, ink, _FONTS[h // 16 % len(_FONTS)]
 
 
-def write_signs(folder: Path, names: list[str]) -> dict[str, tuple[int, float]]:
-    """Writes `signs.png`, an atlas with one shop name per cell.
+def write_signs(path: Path, names: list[str]) -> dict[str, tuple[int, float]]:
+    """Writes, where it is missing, an atlas with one shop name per cell.
 
     Returns:
         For each name its cell number and how much of the cell's width the text fills.
     """
+    exists = path.exists()
     sheet = Image.new("RGB", (SIGN_COLUMNS * SIGN_WIDTH, SIGN_ROWS * SIGN_HEIGHT), (30, 30, 30))
     cells: dict[str, tuple[int, float]] = {}
     for i, name in enumerate(names[: SIGN_COLUMNS * SIGN_ROWS]):
         back, ink, font_path = sign_style(name)
         h = int(hashlib.sha256(name.encode()).hexdigest()[8:12], 16)
         text = name.upper() if h % 3 == 0 else name
-        size = 46
+        size = 35
         font = ImageFont.truetype(font_path, size)
-        while font.getlength(text) > SIGN_WIDTH - 24 and size > 12:
+        while font.getlength(text) > SIGN_WIDTH - 18 and size > 9:
             size -= 2
             font = ImageFont.truetype(font_path, size)
-        cell = Image.new("RGB", (SIGN_WIDTH, SIGN_HEIGHT), back)
-        d = ImageDraw.Draw(cell)
         width = font.getlength(text)
-        d.text((12, SIGN_HEIGHT / 2), text, font=font, fill=ink, anchor="lm")
-        sheet.paste(cell, (i % SIGN_COLUMNS * SIGN_WIDTH, i // SIGN_COLUMNS * SIGN_HEIGHT))
-        cells[name] = (i, min((width + 24) / SIGN_WIDTH, 1.0))
-    sheet.save(folder / "signs.png")
+        cells[name] = (i, min((width + 18) / SIGN_WIDTH, 1.0))
+        if not exists:
+            cell = Image.new("RGB", (SIGN_WIDTH, SIGN_HEIGHT), back)
+            draw = ImageDraw.Draw(cell)
+            draw.text((9, SIGN_HEIGHT / 2), text, font=font, fill=ink, anchor="lm")
+            sheet.paste(cell, (i % SIGN_COLUMNS * SIGN_WIDTH, i // SIGN_COLUMNS * SIGN_HEIGHT))
+    if not exists:
+        sheet.save(path)
     return cells
+
+
+def sign_names(city: City) -> list[str]:
+    """The shop names that get a sign, in a fixed order."""
+    return list(dict.fromkeys(name for _, _, name, _ in city.shops))
 
 
 def sky_image(

@@ -15,14 +15,16 @@ INDEX = Polygon(
         (12, -720),
         (560, -720),
         (560, 330),
-        (-240, 330),
+        (-100, 330),
+        (-100, 150),
+        (-250, 150),
     ]
 )
 TRAIN = Polygon(
     [(-520, 60), (-345, -75), (-215, -250), (-85, -445), (-50, -520), (-30, -720), (-520, -720)]
 )
 OUTSIDE_NORTH = box(0, 600, 560, 980)
-OUTSIDE_WEST = box(-520, 235, -170, 980)
+OUTSIDE_WEST = box(-520, 300, -170, 980)
 _VALIDATION_BELOW = -400.0  # metres north of the origin
 _TEST_ABOVE = -370.0
 
