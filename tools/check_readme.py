@@ -1,6 +1,6 @@
 """Check the README: its links and files exist, its commands parse, its tables are up to date.
 
-    python tools/check_readme.py            # exit code 1 with a sentence for each problem
+Run it as ``python tools/check_readme.py``; exit code 1 with a sentence for each problem.
 """
 
 from __future__ import annotations

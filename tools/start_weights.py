@@ -11,6 +11,8 @@ command line: the bundled model's on the references of the rendered city alone.
 from __future__ import annotations
 
 import argparse
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -61,12 +63,16 @@ def main() -> None:
     code = TokenCodec.fit(tokens, CONFIG.local_dim)
     model.local_head.start_as_projection(code.mean, code.basis)
     done = model.to_weights()
-    weights.save(
-        weights.Weights(done.config, done.trained, backbone, CARD),
-        args.out,
-        with_backbone=True,
-        dtype=torch.float16,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        made = weights.save(
+            weights.Weights(done.config, done.trained, backbone, CARD),
+            Path(scratch) / "model",
+            with_backbone=True,
+            dtype=torch.float16,
+        )
+        # The backbone stays the file that extract_backbone.py made, the card what people wrote.
+        for name in (weights.CONFIG_FILE, weights.ADAPTERS_FILE):
+            shutil.copyfile(made / name, args.out / name)
     print(f"{args.out}: from {len(photos)} photos, fingerprint {model.fingerprint()}")
 
 
