@@ -16,6 +16,9 @@ from torch import Tensor
 
 from selavpr.errors import OptionError
 
+SMALLEST_SCALE = 2.0**-14
+"""The smallest float16 of full precision; tokens are thousands of times larger."""
+
 
 @dataclass(frozen=True)
 class TokenCodec:
@@ -61,6 +64,11 @@ class TokenCodec:
         """Components kept."""
         return self.basis.shape[0]
 
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.basis.shape[1]
+
     def encode(self, tokens: Tensor) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
         """Code tokens.
 
@@ -71,9 +79,10 @@ class TokenCodec:
             ``codes [n, r]`` and ``scales [n]``, such that ``codes * scales`` are the components.
         """
         components = (tokens.cpu().float() - self.mean) @ self.basis.T
-        largest = components.abs().amax(dim=1).clamp(min=1e-6)
-        # The scale is rounded up to what float16 can hold, so that no code leaves the 8 bits.
-        scales = (largest / 127 * 1.001).half()
+        largest = components.abs().amax(dim=1)
+        # A little larger than needed, since float16 may round down and no code may leave the 8
+        # bits; and never so small that float16 loses its precision or becomes zero.
+        scales = (largest / 127 * 1.001).clamp(min=SMALLEST_SCALE).half()
         codes = (components / scales.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
         return codes.numpy(), scales.numpy()
 

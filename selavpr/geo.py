@@ -85,8 +85,9 @@ def consensus(
         raise LocationError("A consensus needs as many weights as locations, at least one.")
     if any(not math.isfinite(w) or w < 0 for w in weights):
         raise LocationError("Weights must be finite and not negative.")
-    if not any(weights):
-        weights = [1.0] * len(locations)
+    heaviest = max(weights)
+    # Relative to the heaviest, since the sum of huge weights would be infinite.
+    weights = [w / heaviest if heaviest else 1.0 for w in weights]
     origin = locations[0]
     points = [origin.offset_m(place) for place in locations]
 

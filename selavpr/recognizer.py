@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from selavpr import confidence
-from selavpr.errors import IndexFileError, OptionError
+from selavpr.errors import IndexFileError, OptionError, WeightsError
 from selavpr.geo import consensus
 from selavpr.geometry import agreement
 from selavpr.images import PhotoSource, load_image
@@ -36,6 +36,10 @@ TOGETHER_M = 50.0
 DENSIFY_BATCH = 10
 """Candidates whose tokens are up-convolved at once."""
 
+COUNT_BLOCK = 100
+"""Candidates whose local descriptors are held at once: 190 MB at 61 x 61 of 128 channels. Within a
+block those that lead are counted in full, so the first of all blocks is exact, too."""
+
 Progress = Callable[[str, float], None]
 
 
@@ -48,11 +52,11 @@ class Recognizer:
         Raises:
             IndexFileError: the index was built with another model.
         """
-        fingerprint = model.fingerprint()
-        if index.manifest.fingerprint != fingerprint:
+        fits = index.width == model.config.width
+        if not fits or index.manifest.fingerprint != model.fingerprint():
             raise IndexFileError(
                 f"The index in {index.folder} was built with another model "
-                f"({index.manifest.model}); load that model, or build the index again."
+                f"({index.manifest.model!r:.80}); load that model, or build the index again."
             )
         self.model = model
         self.index = index
@@ -90,7 +94,7 @@ class Recognizer:
         *,
         top_k: int = 20,
         rerank: bool = True,
-        progress: Progress = lambda stage, share: None,
+        progress: Progress | None = None,
     ) -> Recognition:
         """Find where a photo was taken.
 
@@ -103,9 +107,12 @@ class Recognizer:
         Raises:
             PhotoError: the photo cannot be used.
             OptionError: ``top_k`` is out of range.
+            WeightsError: the model gives no usable features.
+            IndexFileError: the index is damaged.
         """
         if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= MAX_TOP_K:
             raise OptionError(f"top_k must be 1 to {MAX_TOP_K}, not {top_k!r}.")
+        progress = progress or _silent
         timings: dict[str, float] = {}
         progress("open", 0.0)
         with _timed(timings, "open"):
@@ -113,6 +120,11 @@ class Recognizer:
         progress("extract", 0.1)
         with _timed(timings, "extract"), self._lock:
             features = self.model.extract([image], local=rerank)
+        if not torch.isfinite(features.descriptor).all():
+            raise WeightsError(
+                "The model gives values that are not finite for this photo; use another model, or "
+                "precision float32."
+            )
         progress("search", 0.4)
         with _timed(timings, "search"):
             found = self.index.search(features.descriptor[0], top_k)
@@ -188,18 +200,24 @@ class Recognizer:
         grids: dict[tuple[int, int], list[int]] = {}
         for i, row in enumerate(rows):
             grids.setdefault(self.index.grid(row), []).append(i)
+        # Estimates of different grids do not compare, so fast counting needs a single grid.
+        mode: Mode = "fast" if len(grids) == 1 else "exact"
         for members in grids.values():
-            dense = []
-            for start in range(0, len(members), DENSIFY_BATCH):
-                part = [self.index.tokens(rows[i]) for i in members[start : start + DENSIFY_BATCH]]
-                tokens = torch.stack(part).to(self.model.device)
-                dense.append(self.model.densify(tokens).flatten(1, 2))
-            # Estimates of different grids do not compare, so fast counting needs a single grid.
-            mode: Mode = "fast" if len(grids) == 1 else "exact"
-            scores = count_mutual(query, torch.cat(dense), mode=mode)
-            for i, score in zip(members, scores.tolist(), strict=True):
-                counts[i] = score
+            for start in range(0, len(members), COUNT_BLOCK):
+                block = members[start : start + COUNT_BLOCK]
+                scores = count_mutual(query, self._dense([rows[i] for i in block]), mode=mode)
+                for i, score in zip(block, scores.tolist(), strict=True):
+                    counts[i] = score
         return counts
+
+    def _dense(self, rows: list[int]) -> torch.Tensor:
+        """Local descriptors ``[K, N, d]`` of reference photos of one grid."""
+        dense = []
+        for start in range(0, len(rows), DENSIFY_BATCH):
+            tokens = [self.index.tokens(row) for row in rows[start : start + DENSIFY_BATCH]]
+            batch = torch.stack(tokens).to(self.model.device)
+            dense.append(self.model.densify(batch).flatten(1, 2))
+        return torch.cat(dense)
 
     def _ranked(
         self, found: list[tuple[int, float]], counts: list[int] | None
@@ -288,3 +306,7 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[Any]:
         yield
     finally:
         timings[stage] = (time.perf_counter() - start) * 1000
+
+
+def _silent(stage: str, share: float) -> None:
+    """Report no progress."""

@@ -6,8 +6,11 @@ Today: a folder that holds a table of its photos, ``places.csv``. Columns are fo
 from __future__ import annotations
 
 import csv
+import dataclasses
+import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +53,8 @@ def read_folder(
     Raises:
         OptionError: there is no table, or it lacks a column.
         LocationError: a row's coordinates are not a place on Earth; the row is named.
-        PhotoError: a row names a photo that does not exist or lies outside the folder.
+        PhotoError: a row names a photo outside the folder. One that does not exist is no error
+            here: building an index reports it with the others that cannot be read.
     """
     folder = Path(folder)
     table = folder / TABLE
@@ -66,11 +70,11 @@ def read_folder(
     columns = _columns(header, table)
     if missing := [name for name in keep or {} if name not in header]:
         raise OptionError(f"{table} has no column {missing[0]!r}; it has {', '.join(header)}.")
-    return [
+    return _unique(
         _photo(folder, f"line {line} of {table}", row, columns)
         for line, row in rows
         if all(row.get(name) == value for name, value in (keep or {}).items())
-    ]
+    )
 
 
 def _columns(header: list[str], table: Path) -> dict[str, str]:
@@ -96,14 +100,18 @@ def _photo(
     def value(name: str) -> str:
         return (row.get(columns[name]) or "").strip() if name in columns else ""
 
-    path = (folder / value("image")).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise PhotoError(f"{where} names a photo outside the folder: {value('image')}.")
-    if not path.is_file():
-        raise PhotoError(f"{where} names a photo that does not exist: {value('image')!r}.")
+    name = value("image")
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError):  # a name no system can hold, or a circle of links
+        path = folder.resolve()
+    if not name or not path.is_relative_to(folder.resolve()) or path == folder.resolve():
+        raise PhotoError(f"{where} names no photo inside the folder: {name!r}.")
     try:
         location = Location(float(value("latitude")), float(value("longitude")))
         heading = float(value("heading")) % 360 if value("heading") else None
+        if heading is not None and not math.isfinite(heading):
+            raise ValueError("the heading must be finite")
     except LocationError as error:
         raise LocationError(f"{where}: {error}") from error
     except ValueError as error:
@@ -113,7 +121,7 @@ def _photo(
         path,
         Place(
             place_id=value("id") or relative.with_suffix("").as_posix(),
-            image=f"images/{relative.with_suffix('.jpg').as_posix().removeprefix('images/')}",
+            image=f"images/{relative.with_suffix('').as_posix().removeprefix('images/')}",
             location=location,
             heading=heading,
             captured_at=value("captured_at"),
@@ -122,3 +130,26 @@ def _photo(
             licence=value("licence"),
         ),
     )
+
+
+def _unique(photos: Iterable[SourcePhoto]) -> list[SourcePhoto]:
+    """Number the ids and stored names that repeat: several photos may show one place."""
+    ids: set[str] = set()
+    images: set[str] = set()
+    found = []
+    for photo in photos:
+        place_id = _new(photo.place.place_id, ids)
+        # Some systems take A.jpg and a.jpg for one file, and none can hold every character.
+        image = _new(re.sub(r'[\x00-\x1f\\:*?"<>|\ud800-\udfff]', "_", photo.place.image), images)
+        place = dataclasses.replace(photo.place, place_id=place_id, image=f"{image}.jpg")
+        found.append(SourcePhoto(photo.path, place))
+    return found
+
+
+def _new(name: str, taken: set[str]) -> str:
+    number, numbered = 1, name
+    while numbered.casefold() in taken:
+        number += 1
+        numbered = f"{name}-{number}"
+    taken.add(numbered.casefold())
+    return numbered

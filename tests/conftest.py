@@ -8,6 +8,8 @@ from hypothesis import settings
 
 from selavpr import ModelConfig, SelaVPR
 
+pytest_plugins = ("engine_fixtures",)
+
 # The same examples on every machine and run; slow shared machines must not fail a test.
 settings.register_profile("selavpr", deadline=None, derandomize=True, database=None)
 settings.load_profile("selavpr")
