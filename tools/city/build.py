@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,14 +16,22 @@ from .lens import develop
 from .plan import Capture, write_table
 
 log = logging.getLogger(__name__)
-_VIEW = 200.0  # metres of town built around the cameras
+_TILE = 240.0  # metres; one scene is built for the cameras of one tile
+_NEAR = 110.0  # buildings this near to a camera are built in full detail
+_VIEW = 320.0  # and to this distance at all
+_FEW = 24  # tiles with fewer captures are joined to a neighbour
+_CENTRE = (150.0, -150.0)  # tiles are rendered outwards from here
 
 
 def pending(out: Path, captures: Sequence[Capture]) -> list[Capture]:
-    """The captures without a picture, ordered so that few settings change between them."""
-    todo = [c for c in captures if not (out / c.image).exists()]
+    """The captures without a picture."""
+    return [c for c in captures if not (out / c.image).exists()]
+
+
+def _ordered(tile: Sequence[Capture]) -> list[Capture]:
+    """References first, and few changes of weather or sky between pictures."""
     return sorted(
-        todo, key=lambda c: (c.look, c.role != "reference", c.condition, c.moment, c.seed % 3)
+        tile, key=lambda c: (c.role != "reference", c.condition, c.moment, c.seed % 3, c.name)
     )
 
 
@@ -48,41 +57,59 @@ def render_all(
         How many pictures were rendered.
     """
     part, parts = shard
-    todo = pending(out, captures)[part::parts]
-    if limit:
-        todo = todo[:limit]
+    work = _tiles(pending(out, captures))[part::parts]
     raw = cache / f"raw{part}.png"
-    looks = sorted({c.look for c in todo})
     done = 0
+    total = sum(len(tile) for tile in work)
     with tqdm(
-        total=len(todo), desc=f"render {part}", unit="img", smoothing=0.1, position=part
+        total=min(total, limit or total),
+        desc=f"render {part}",
+        unit="img",
+        smoothing=0.1,
+        position=part,
     ) as bar:
-        for look in looks:
-            group = [c for c in todo if c.look == look]
-            for cluster in _clusters(group):
-                done += _render_cluster(out, cluster, look, cache, raw, threads, bar)
+        for tile in work:
+            if limit:
+                tile = tile[: limit - done]
+            if tile:
+                done += _render_tile(out, tile, cache, raw, threads, bar)
     return done
 
 
-def _clusters(group: Sequence[Capture]) -> list[list[Capture]]:
-    """Far-apart zones are built one after the other, so that each scene stays small."""
-    parts: dict[str, list[Capture]] = {}
-    for c in group:
-        west = c.pose.x < -170
-        part = "index" if c.role != "outside" else "west" if west else "north"
-        parts.setdefault(part, []).append(c)
-    return list(parts.values())
+def _tiles(todo: Sequence[Capture]) -> list[list[Capture]]:
+    """Groups captures by look and place, so that each scene stays small; shipped ones first.
+
+    Blender copies the whole scene for every picture, so a scene of the whole town would cost
+    more time than the rendering itself.
+    """
+    tiles: dict[tuple[int, int, int], list[Capture]] = {}
+    for c in todo:
+        key = (c.look, math.floor(c.pose.x / _TILE), math.floor(c.pose.y / _TILE))
+        tiles.setdefault(key, []).append(c)
+
+    for key in sorted(tiles, key=lambda k: len(tiles[k])):
+        # Building a scene for a handful of pictures does not pay; the next tile takes them.
+        near = [k for k in tiles if k[0] == key[0] and 0 < math.dist(k[1:], key[1:]) < 1.5]
+        if len(tiles[key]) < _FEW and near:
+            tiles[min(near, key=lambda k: math.dist(k[1:], key[1:]))] += tiles.pop(key)
+
+    def rank(tile: list[Capture]) -> tuple[bool, float]:
+        x = sum(c.pose.x for c in tile) / len(tile) - _CENTRE[0]
+        y = sum(c.pose.y for c in tile) / len(tile) - _CENTRE[1]
+        return tile[0].role == "training", math.hypot(x, y)
+
+    return sorted((_ordered(tile) for tile in tiles.values()), key=rank)
 
 
-def _render_cluster(
-    out: Path, cluster: list[Capture], look: int, cache: Path, raw: Path, threads: int, bar: tqdm
+def _render_tile(
+    out: Path, tile: list[Capture], cache: Path, raw: Path, threads: int, bar: tqdm
 ) -> int:
     from .scene import Shot, Stage  # noqa: PLC0415 - Blender is loaded only to render
 
-    area = MultiPoint([(c.pose.x, c.pose.y) for c in cluster]).convex_hull.buffer(_VIEW)
-    stage = Stage(cache, look, area, threads)
-    log.info("built %d faces for %d captures", stage.faces, len(cluster))
-    for c in cluster:
+    hull = MultiPoint([(c.pose.x, c.pose.y) for c in tile]).convex_hull
+    stage = Stage(cache, tile[0].look, hull.buffer(_VIEW), hull.buffer(_NEAR), threads)
+    log.info("built %d faces for %d captures", stage.faces, len(tile))
+    for c in tile:
         p = c.pose
         shot = Shot(
             p.x,
@@ -97,7 +124,7 @@ def _render_cluster(
             c.condition,
             c.moment,
             c.seed,
-            c.samples,
+            c.paths,
         )
         target = out / c.image
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +134,7 @@ def _render_cluster(
         stage.render(shot, raw)
         develop(raw, target, CONDITIONS[c.condition], c.seed)
         bar.update()
-    return len(cluster)
+    return len(tile)
 
 
 def finish(out: Path, captures: Sequence[Capture]) -> None:

@@ -480,23 +480,36 @@ def _ground_floor(wall: Wall, st: Style, rng: np.random.Generator, door: bool) -
             wall.rect("cloth", a, b, t - 0.78, t - 0.55, 1.1, st.awning_tint)
 
 
-def _court_wall(wall: Wall, st: Style, rng: np.random.Generator, top_extra: float) -> None:
-    """Walls that no street sees: windows, but no ornament."""
-    plain = replace(st, surround=0.0, mullions="two", pattern=0, base=st.wall)
-    s0, s1 = _columns(wall.length, plain)
-    for floor in range(st.floors):
-        base = 0.0 if floor == 0 else st.ground_height + (floor - 1) * st.floor_height
-        end = (
-            st.ground_height + floor * st.floor_height
-            if floor < st.floors - 1
-            else st.height + top_extra
-        )
-        bottom = np.full(len(s0), base + st.sill + (0.4 if floor == 0 else 0.0))
-        top = bottom + st.window_height
-        _punched(wall, st.wall, st.wall_tint, base, end, s0, s1, bottom, top)
-        if len(s0):
-            _glazing(wall, "glass", s0, s1, bottom, top, -0.12, rng, 0.3)
-            wall.reveal(st.wall, s0, s1, bottom, top, -0.13, 0.0, st.wall_tint)
+def _plain_wall(
+    wall: Wall, st: Style, rng: np.random.Generator, top_extra: float, street: bool
+) -> None:
+    """A wall with flat windows: for courtyards, and for streets too far off to show more."""
+    top = st.height + top_extra
+    wall.rect(st.wall, 0.0, wall.length, 0.0, top, 0.0, st.wall_tint)
+    s0, s1 = _columns(wall.length, st)
+    floors = np.arange(1 if street else 0, st.floors)
+    if len(s0) and len(floors):
+        base = np.where(floors == 0, 0.4, st.ground_height + (floors - 1) * st.floor_height)
+        bottom = np.repeat(base + st.sill, len(s0))
+        left, right = np.tile(s0, len(floors)), np.tile(s1, len(floors))
+        high = bottom + st.window_height
+        _glazing(wall, "glass", left, right, bottom, high, 0.02, rng, 0.34)
+        middle = (left + right) / 2
+        wall.rect("paint", middle - 0.05, middle + 0.05, bottom, high, 0.03, st.frame_tint)
+    if not street:
+        return
+    h = st.ground_height
+    wall.rect(st.base, 0.0, wall.length, 0.0, h, 0.05, st.base_tint)
+    n = int((wall.length - 0.8) / max(st.pitch, 2.6))
+    if n > 0:
+        pitch = (wall.length - 0.8) / n
+        centre = 0.4 + (np.arange(n) + 0.5) * pitch
+        half = (min(pitch - 0.5, 3.4) if st.shops else min(st.window_width, pitch - 0.5)) / 2
+        low, high = np.full(n, 0.45 if st.shops else 1.2), np.full(n, h - 1.05)
+        kind, lit = ("shopglass", 0.85) if st.shops else ("glass", 0.3)
+        _glazing(wall, kind, centre - half, centre + half, low, high, 0.07, rng, lit)
+    c = st.cornice
+    wall.box("plaster", -c, wall.length + c, top - 0.4, top + 0.05, 0.0, c, st.trim_tint)
 
 
 def _roof(mesh: MeshBuilder, b: Building, st: Style, rng: np.random.Generator) -> None:
@@ -630,14 +643,14 @@ class FacadeBuilder:
         view = LineString([mid + outward * 0.6, mid + outward * (0.6 + near)])
         return len(self.tree.query(view, predicate="intersects")) == 0
 
-    def build(self, within: Polygon | None = None) -> None:
-        """Adds all buildings, or those that touch `within`."""
+    def build(self, within: Polygon | None = None, near: Polygon | None = None) -> None:
+        """Adds all buildings, or those that touch `within`; in full detail those in `near`."""
         for i, b in enumerate(self.city.buildings):
             if within is None or within.intersects(b.footprint):
-                self._building(i, b)
+                self._building(i, b, near is None or near.intersects(b.footprint))
         self._place_signs()
 
-    def _building(self, index: int, b: Building) -> None:
+    def _building(self, index: int, b: Building, detail: bool) -> None:
         b = self._with_levels(b)
         st = draw_style(b, self.seed)
         rng = np.random.default_rng([self.seed, b.osm_id, 1])
@@ -655,18 +668,23 @@ class FacadeBuilder:
                 outward = np.array([along[1], -along[0]])
                 wall = Wall(self.mesh, a, along, outward, length, run)
                 run += length
+                # Each wall has its own draw: how finely one is built must not change another.
+                rng = np.random.default_rng([self.seed, b.osm_id, int(run * 100)])
                 mid = (a + c) / 2
                 probe = Point(mid + outward * 0.5)
                 others = [j for j in self.tree.query(probe, predicate="within") if j != index]
                 if others:
                     wall.rect(st.wall, 0.0, length, 0.0, st.height + extra, 0.0, st.wall_tint)
                 elif length > 1.2 and self._street_sees(mid, outward):
-                    _street_wall(wall, st, rng, length > 7, extra)
-                    _dormers(wall, st, rng)
+                    if detail:
+                        _street_wall(wall, st, rng, length > 7, extra)
+                        _dormers(wall, st, rng)
+                    else:
+                        _plain_wall(wall, st, rng, extra, True)
                     if length > 4:
                         self.sign_walls.append((wall, st))
                 else:
-                    _court_wall(wall, st, rng, extra)
+                    _plain_wall(wall, st, rng, extra, False)
         _roof(self.mesh, replace(b, footprint=shape), st, rng)
         self._parts(b, st)
         if b.tags.get("building") in ("cathedral", "church", "chapel"):
@@ -710,7 +728,7 @@ class FacadeBuilder:
                         outward = np.array([along[1], -along[0]])
                         # A hand's breadth inside, so that the part never fights the facade.
                         wall = Wall(self.mesh, a - outward * 0.08, along, outward, length)
-                        _court_wall(wall, high, rng, 0.3)
+                        _plain_wall(wall, high, rng, 0.3, False)
             if part.tags.get("roof:shape") == "pyramidal" or tall > 40:
                 _spire(self.mesh, part.footprint, high.height, 9.0, st.roof_tint)
             else:

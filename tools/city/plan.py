@@ -55,7 +55,7 @@ class Capture:
     split: str
     width: int = 480
     rows: int = 360
-    samples: int = 4
+    samples: int = 3
     place_ids: tuple[str, ...] = field(default=())
 
     @property
@@ -67,6 +67,11 @@ class Capture:
     def captured_at(self) -> datetime:
         """The moment of capture, which also sets the sun."""
         return CONDITIONS[self.condition].moments[self.moment]
+
+    @property
+    def paths(self) -> int:
+        """Samples per pixel: the many small lights of a night need twice as many."""
+        return self.samples * (2 if self.condition == "night" else 1)
 
     def row(self) -> dict[str, str]:
         """The capture's line in the table."""

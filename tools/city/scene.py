@@ -104,8 +104,22 @@ class Stage:
     """The city in Blender, with a camera, a sun, a sky and a cast of movable things."""
 
     def __init__(
-        self, cache: Path, seed: int, within: Polygon | None = None, threads: int = 1
+        self,
+        cache: Path,
+        seed: int,
+        within: Polygon | None = None,
+        near: Polygon | None = None,
+        threads: int = 1,
     ) -> None:
+        """Builds the scene.
+
+        Args:
+            cache: Folder of the textures.
+            seed: Seed of the facades.
+            within: What to build; None for the whole extract.
+            near: Where to build in full detail; None for everywhere.
+            threads: Render threads.
+        """
         self.cache = cache
         self.city = load_city()
         self.ground: Ground = make_ground(self.city)
@@ -119,7 +133,7 @@ class Stage:
         self.prop_meshes: dict[str, bpy.types.Mesh] = {}
         self.pool: dict[str, list[bpy.types.Object]] = {}
         static = MeshBuilder()
-        FacadeBuilder(self.city, seed, static, signs).build(within)
+        FacadeBuilder(self.city, seed, static, signs).build(within, near)
         build_ground(static, self.city, self.ground)
         self.faces = static.count()
         self._link(to_object(static, "city", self.materials, False))
