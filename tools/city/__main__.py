@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="render threads of each process")
     parser.add_argument("--shard", default="0/1", help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=int, default=0, help="stop after so many pictures")
+    parser.add_argument("--tables", action="store_true", help="only write tables and sheets")
     parser.add_argument("--count", action="store_true", help="only say what would be rendered")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
@@ -63,6 +64,9 @@ def main() -> None:
         return
     cache = args.cache or args.out / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
+    if args.tables:
+        finish(args.out, captures)
+        return
     part, parts = (int(n) for n in args.shard.split("/"))
     if parts == 1 and args.jobs > 1:
         # Before the processes start, so that no two paint the same file.

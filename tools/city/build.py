@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .basemap import write_basemap
 from .conditions import CONDITIONS
+from .contact import write_sheets
 from .lens import develop
 from .plan import Capture, write_table
 
@@ -138,7 +139,8 @@ def _render_tile(
 
 
 def finish(out: Path, captures: Sequence[Capture]) -> None:
-    """Writes the table of the pictures that exist, and the map."""
+    """Writes the table of the pictures that exist, the map and the contact sheets."""
     out.mkdir(parents=True, exist_ok=True)
     write_table(out / "places.csv", [c for c in captures if (out / c.image).exists()])
     write_basemap(out / "basemap.geojson")
+    write_sheets(out)
