@@ -1,7 +1,7 @@
 """What the app serves: the cities on disk, the model they share, the photos to try.
 
-An index folder may hold ``examples.csv`` with the columns image, title, latitude and longitude:
-photos to offer, by paths inside the folder, and where they were taken (or nothing).
+Photos to try lie in a folder with ``examples.csv``: image (a path inside the folder), title, and
+latitude and longitude of where it was taken, or nothing there.
 """
 
 from __future__ import annotations
@@ -27,16 +27,14 @@ EXAMPLES = "examples.csv"
 
 @dataclass(frozen=True)
 class Bundle:
-    """Everything the page needs.
+    """What answers.
 
     Attributes:
         recognizers: by the name of their index.
-        examples: of all cities.
         note: what a visitor should know first, such as that another model serves; or empty.
     """
 
     recognizers: dict[str, Recognizer]
-    examples: list[Example]
     note: str = ""
 
     def __str__(self) -> str:
@@ -55,7 +53,12 @@ def find(root: Path) -> list[Path]:
     return sorted(path.parent for path in root.glob(f"*/{MANIFEST}"))
 
 
-def load(folders: Sequence[Path], *, model: str | None = None, device: str = "auto") -> Bundle:
+def load(
+    folders: Sequence[Path],
+    *,
+    model: str | None = None,
+    device: str = "auto",
+) -> Bundle:
     """Open the indexes and load one model for all of them.
 
     Args:
@@ -83,7 +86,6 @@ def load(folders: Sequence[Path], *, model: str | None = None, device: str = "au
         note = f"{model} could not be fetched, so the bundled model {DEFAULT_MODEL} serves."
         network = SelaVPR.from_pretrained(DEFAULT_MODEL, device=device)
     recognizers: dict[str, Recognizer] = {}
-    offered: list[Example] = []
     problems: list[str] = []
     for folder in folders:
         try:
@@ -92,15 +94,13 @@ def load(folders: Sequence[Path], *, model: str | None = None, device: str = "au
         except IndexFileError as error:
             log.warning("%s", error)
             problems.append(str(error))
-            continue
-        offered += examples(folder, index.manifest.name)
     if not recognizers:
         raise IndexFileError(" ".join(problems))
-    return Bundle(recognizers, offered, note)
+    return Bundle(recognizers, note)
 
 
-def examples(folder: Path, city: str) -> list[Example]:
-    """The photos an index offers to try; none without ``examples.csv``.
+def read_examples(folder: Path) -> list[Example]:
+    """The photos a folder offers to try; none without ``examples.csv``.
 
     Raises:
         IndexFileError: the table is damaged, or names a photo that is missing or lies elsewhere.
@@ -112,12 +112,14 @@ def examples(folder: Path, city: str) -> list[Example]:
     try:
         with table.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
+                if None in row.values():
+                    raise ValueError("a row is too short")
                 photo = (folder / row["image"]).resolve()
                 if not photo.is_relative_to(folder.resolve()) or not photo.is_file():
                     raise IndexFileError(f"{table} names {row['image']!r}, which is not there.")
                 place = (row["latitude"], row["longitude"])
                 truth = Location(float(place[0]), float(place[1])) if all(place) else None
-                found.append(Example(photo, row["title"], city, truth))
+                found.append(Example(photo, row["title"], truth))
     except (KeyError, TypeError, ValueError, LocationError, csv.Error) as error:
         raise IndexFileError(f"{table} is damaged: {error}.") from error
     return found

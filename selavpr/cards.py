@@ -20,7 +20,7 @@ from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.index import Manifest
 from selavpr.structs import Candidate, Recognition
-from selavpr.text import both, both_plain, plain
+from selavpr.text import both, both_plain, distance, plain
 
 SHOWN = 5
 """Candidates a column shows before "more"."""
@@ -28,18 +28,16 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Example:
-    """A photo the page offers to try.
+    """A photo the page offers to try in the first city.
 
     Attributes:
         photo: its file.
         title: what to call it.
-        city: name of the index to search; the first one when empty.
         truth: where it was taken; None where unknown.
     """
 
     photo: Path
     title: str
-    city: str = ""
     truth: Location | None = None
 
 
@@ -99,13 +97,13 @@ def verdict(recognition: Recognition, city: str, truth: Location | None = None) 
     named = estimate.street or both_plain("nameless")
     facts = []
     if estimate.radius50_m is not None and estimate.verdict != "not here":
-        facts.append(both("within", metres=round(estimate.radius50_m)))
+        facts.append(both("within", distance=distance(estimate.radius50_m)))
     if estimate.confidence is not None:
         facts.append(both("percent", percent=round(100 * estimate.confidence)))
     else:
         facts.append(both("uncalibrated"))
     if truth is not None:
-        facts.append(both("error", metres=round(estimate.location.distance_m(truth))))
+        facts.append(both("error", distance=distance(estimate.location.distance_m(truth))))
     location = estimate.location
     kind = estimate.verdict.replace(" ", "-")
     note = f"{estimate.verdict}_note"
@@ -161,7 +159,7 @@ def columns(recognition: Recognition, thumbnail: Callable[[int], str], picked: i
         f"<p>{both('reranked_off')}</p></div>"
     )
     metres = recognition.location.location.distance_m(recognition.global_location)
-    moved = both("moved", metres=round(metres)) if metres >= 1 else both("not_moved")
+    moved = both("moved", distance=distance(metres)) if metres >= 1 else both("not_moved")
     moved = f'<p class="sv-moved">{moved}</p>' if reranked else ""
     return (
         f'<section aria-label="{plain("ranking", "en")}"><h2>{both("ranking")}</h2>'
@@ -182,14 +180,15 @@ def match_caption(candidate: Candidate, shown: int, total: int, agreeing: int) -
 
 
 def heat(before: str, after: str) -> str:
-    """The two heat-maps beside each other."""
+    """The two heat-maps beside each other, by address; if they are one and the same, it says so."""
+    same = f" {both('heat_same')}" if before == after else ""
     figures = "".join(
         f'<figure><img src="{picture}" alt="{plain(key, "en")}">'
         f"<figcaption>{both(key)}</figcaption></figure>"
         for key, picture in (("heat_before", before), ("heat_after", after))
     )
     return (
-        f'<section><h2>{both("heat")}</h2><p class="sv-note">{both("heat_note")}</p>'
+        f'<section><h2>{both("heat")}</h2><p class="sv-note">{both("heat_note")}{same}</p>'
         f'<div class="sv-heat">{figures}</div><p class="sv-legend">{both("heat_scale")} '
         f'<span style="background:{viz.legend()}"></span></p></section>'
     )
@@ -204,7 +203,7 @@ def timings(milliseconds: Mapping[str, float]) -> str:
         name = both(key)
         share = 100 * ms / max(total, 1e-9)
         parts.append(f'<i class="sv-t-{html.escape(stage)}" style="width:{share:.2f}%"></i>')
-        words.append(f'<li class="sv-t-{html.escape(stage)}">{name} <b>{ms:.0f} ms</b></li>')
+        words.append(f'<li class="sv-t-{html.escape(stage)}">{name} <b>{ms:,.0f} ms</b></li>')
     return (
         f"<section><h2>{both('time', total=round(total))}</h2>"
         f'<div class="sv-bar" aria-hidden="true">{"".join(parts)}</div>'

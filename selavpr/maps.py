@@ -157,10 +157,10 @@ def _texts(recognition: Recognition, truth: Location | None) -> dict[str, dict[s
     keys: Sequence[str] = ("answer", "global_answer", "layer_rerank", "layer_global")
     texts = {key: text.both_plain(key) for key in keys}
     if truth is not None:
-        metres = round(recognition.location.location.distance_m(truth))
+        off = text.distance(recognition.location.location.distance_m(truth))
         texts["truth"] = {
             language: f"{text.plain('truth', language)}: "
-            f"{text.plain('error', language, metres=metres)}"
+            f"{text.plain('error', language, distance=off[language])}"
             for language in text.LANGUAGES
         }
     return texts
@@ -247,9 +247,15 @@ function (map, tiles, data) {
       const p = line.feature.properties;
       if (p.kind !== 'street' || !p.name || !line.getLatLngs) return;
       const points = line.getLatLngs().flat(Infinity);
-      let length = 0;
-      for (let i = 1; i < points.length; i++) length += points[i].distanceTo(points[i - 1]);
-      streets.push({name: p.name, at: points[Math.floor(points.length / 2)], length: length});
+      const ends = points.slice(1).map((p, i) => [points[i], p, points[i].distanceTo(p)]);
+      const length = ends.reduce((sum, end) => sum + end[2], 0);
+      let left = length / 2;
+      const half = ends.find((end) => (left -= end[2]) <= 0);
+      if (!half) return;
+      const share = 1 + left / half[2];
+      const at = L.latLng(half[0].lat + (half[1].lat - half[0].lat) * share,
+        half[0].lng + (half[1].lng - half[0].lng) * share);
+      streets.push({name: p.name, at: at, length: length});
     });
     streets.sort((a, b) => b.length - a.length);
     drawNames();
@@ -344,7 +350,7 @@ function (map, tiles, data) {
   spot(data.answer, '#c2410c', 'answer', '<circle cx="16" cy="15" r="6" fill="#fff"/>');
 
   const near = data.pins.filter((p) => p.rank <= 3 || p.global === 1).map((p) => p.at);
-  if (data.truth) near.push(data.truth);
+  if (data.truth && map.distance(data.truth, data.answer) < 3000) near.push(data.truth);
   const frame = L.latLngBounds([data.answer, data.global, ...near]);
   map.fitBounds(frame, {padding: [50, 50], maxZoom: 17});
 

@@ -17,7 +17,7 @@ _TEXT: dict[str, tuple[str, str]] = {
     "title": ("SelaVPR Place Finder", "SelaVPR 地点识别"),
     "tagline": (
         "Upload a street photo. See where it was taken, and why.",
-        "上传一张街景照片,看看它拍摄于何处,以及判断的依据。",
+        "上传一张街景照片，看看它拍摄于何处，以及判断的依据。",
     ),
     "skip": ("Skip to the answer", "跳到结果"),
     "theme_switch": ("Light or dark", "浅色或深色"),
@@ -33,7 +33,7 @@ _TEXT: dict[str, tuple[str, str]] = {
     "rerank": ("Re-rank by matched details", "用局部细节重新排序"),
     "rerank_info": ("Off: the first stage alone decides", "关闭后只由第一阶段决定"),
     "examples": ("Or try one of these", "或试试这些例子"),
-    "example_alt": ("Example photo: {title}", "示例照片:{title}"),
+    "example_alt": ("Example photo: {title}", "示例照片：{title}"),
     # stages
     "now_open": ("Reading the photo", "读取照片"),
     "now_extract": ("Looking at it", "提取特征"),
@@ -43,29 +43,31 @@ _TEXT: dict[str, tuple[str, str]] = {
     "now_done": ("Done", "完成"),
     # the verdict
     "sure": ("{street}", "{street}"),
-    "probably": ("Probably {street}", "很可能是{street}"),
-    "unsure": ("Perhaps {street}", "也许是{street}"),
-    "not here": ("This does not look like {city}", "看起来不像{city}"),
+    "probably": ("Probably {street}", "很可能是 {street}"),
+    "unsure": ("Perhaps {street}", "也许是 {street}"),
+    "not here": ("This does not look like {city}", "看起来不像 {city}"),
     "sure_note": ("The evidence is strong.", "证据充分。"),
     "probably_note": (
         "The evidence points here. Compare the pictures below.",
-        "证据指向这里,请对照下面的图片。",
+        "证据指向这里，请对照下面的图片。",
     ),
     "unsure_note": (
         "The evidence is weak. Compare the pictures below before you trust it.",
-        "证据较弱,采信之前请对照下面的图片。",
+        "证据较弱，采信之前请对照下面的图片。",
     ),
     "not here_note": (
         "Nothing in the index stands out. The best guess is {street}, and it is only a guess.",
-        "索引中没有突出的匹配。最接近的是{street},仅供参考。",
+        "索引中没有突出的匹配。最接近的是{street}，仅供参考。",
     ),
-    "within": ("about {metres} m", "误差约 {metres} 米"),
+    "metres": ("{number} m", "{number} 米"),
+    "kilometres": ("{number} km", "{number} 公里"),
+    "within": ("about {distance}", "误差约 {distance}"),
     "percent": ("{percent} % sure", "把握 {percent} %"),
     "uncalibrated": (
         "Not calibrated for this city: no probability, no error circle",
-        "此城市尚未校准:不给出概率和误差圈",
+        "此城市尚未校准：不给出概率和误差圈",
     ),
-    "error": ("{metres} m from the true position", "距真实位置 {metres} 米"),
+    "error": ("{distance} from the true position", "距真实位置 {distance}"),
     "nameless": ("an unnamed street", "无名道路"),
     # the map
     "map": ("Map of the answer", "结果地图"),
@@ -77,10 +79,10 @@ _TEXT: dict[str, tuple[str, str]] = {
     "layer_rerank": ("Re-ranked", "重排后"),
     "layer_global": ("Global only", "仅全局"),
     # the columns
-    "ranking": ("Two stages, two rankings", "两个阶段,两种排序"),
+    "ranking": ("Two stages, two rankings", "两个阶段，两种排序"),
     "ranking_note": (
         "Pick any picture to see which details match.",
-        "点选任意图片,查看哪些细节吻合。",
+        "点选任意图片，查看哪些细节吻合。",
     ),
     "global_only": ("1 · Global only", "1 · 仅全局"),
     "global_note": ("The whole picture as one fingerprint", "整张图片一个指纹"),
@@ -88,11 +90,11 @@ _TEXT: dict[str, tuple[str, str]] = {
     "reranked_note": ("By details found in both pictures", "按两图共有的细节"),
     "reranked_off": (
         "Re-ranking is off. Switch it on under Options to compare.",
-        "重排已关闭,可在“选项”中打开以作比较。",
+        "重排已关闭，可在“选项”中打开以作比较。",
     ),
     "moved": (
-        "Re-ranking moved the answer by {metres} m.",
-        "重排使结果移动了 {metres} 米。",
+        "Re-ranking moved the answer by {distance}.",
+        "重排使结果移动了 {distance}。",
     ),
     "not_moved": ("Both stages chose the same place.", "两个阶段选中了同一地点。"),
     "similarity": ("similarity {value}", "相似度 {value}"),
@@ -106,28 +108,32 @@ _TEXT: dict[str, tuple[str, str]] = {
     "match_image": ("Matched details: your photo left, {street} right", "匹配的细节"),
     "match_summary": (
         "{shown} of {total} matches drawn; {agreeing} of all agree on one geometry.",
-        "显示 {total} 处匹配中的 {shown} 处;全部匹配中 {agreeing} 处符合同一几何关系。",
+        "显示 {total} 处匹配中的 {shown} 处；全部匹配中 {agreeing} 处符合同一几何关系。",
     ),
     "match_legend": (
         "Bold lines agree on one geometry; faint ones do not. Colour: similarity, low to high",
-        "粗线符合同一几何关系,淡线不符合。颜色表示相似度,由低到高",
+        "粗线符合同一几何关系，淡线不符合。颜色表示相似度，由低到高",
     ),
-    "picked": ("No. {rank}: {street}", "第 {rank} 名:{street}"),
+    "picked": ("No. {rank}: {street}", "第 {rank} 名：{street}"),
     "lines": ("Lines", "连线数量"),
     "min_similarity": ("Least similarity", "最低相似度"),
     "agreeing_only": ("Only what agrees on one geometry", "仅显示几何一致的匹配"),
     "matches_label": ("Matched details", "匹配的细节"),
     "heat": ("What the model looks at", "模型关注的区域"),
     "heat_note": (
-        "Adaptation teaches the backbone to look at what stays, such as buildings, and past what "
-        "moves.",
-        "适配让主干网络关注建筑等不变的内容,忽略移动的物体。",
+        "Bright: where the features of the network are strongest. The adapters are there to turn "
+        "it from what passes by to what stays, such as buildings.",
+        "明亮处表示网络特征最强。适配器的作用是让网络从过往的事物转向建筑等不变的内容。",
+    ),
+    "heat_same": (
+        "In this model the adapters make no difference to this photo.",
+        "在此模型中，适配器对这张照片没有影响。",
     ),
     "heat_before": ("Before adaptation", "适配之前"),
     "heat_after": ("After adaptation", "适配之后"),
     "heat_scale": ("Little to much", "由少到多"),
     # the end of the page
-    "time": ("Time: {total} ms", "用时:{total} 毫秒"),
+    "time": ("Time: {total} ms", "用时：{total} 毫秒"),
     "stage_open": ("read", "读取"),
     "stage_extract": ("extract", "提取"),
     "stage_search": ("search", "搜索"),
@@ -138,12 +144,12 @@ _TEXT: dict[str, tuple[str, str]] = {
     "how_global": (
         "First stage. One network turns each picture into one fingerprint. The whole city is "
         "searched for the nearest fingerprints in about a millisecond.",
-        "第一阶段:网络把每张图片变成一个指纹,在全城中寻找最接近的指纹,约需一毫秒。",
+        "第一阶段：网络把每张图片变成一个指纹，在全城中寻找最接近的指纹，约需一毫秒。",
     ),
     "how_local": (
         "Second stage. The same network gives a fine grid of local details. Details that choose "
         "each other in both pictures count; the place with most of them wins.",
-        "第二阶段:同一网络给出细密的局部特征网格。两图中互为最近邻的细节计为匹配,匹配最多者胜出。",
+        "第二阶段：同一网络给出细密的局部特征网格。两图中互为最近邻的细节计为匹配，匹配最多者胜出。",
     ),
     "svg_photo": ("photo", "照片"),
     "svg_network": ("DINOv2 + adapters", "DINOv2 + 适配器"),
@@ -156,13 +162,13 @@ _TEXT: dict[str, tuple[str, str]] = {
     "empty_note": (
         "It is compared with {count} photos of {city}. It stays on this machine and is deleted "
         "after an hour.",
-        "照片将与{city}的 {count} 张照片比对。它只留在这台机器上,一小时后删除。",
+        "照片将与{city}的 {count} 张照片比对。它只留在这台机器上，一小时后删除。",
     ),
     "credits": ("Credits", "致谢与许可"),
     "no_photo": ("Choose a photo first.", "请先选择一张照片。"),
     "failed": (
         "Something went wrong on this side; the log of the app says what. Please try again.",
-        "程序内部出错,详情见应用日志。请重试。",
+        "程序内部出错，详情见应用日志。请重试。",
     ),
 }
 
@@ -203,6 +209,13 @@ def both(key: str, **values: object) -> str:
 def both_plain(key: str, **values: object) -> dict[str, str]:
     """A text by language, for scripts to choose from; not escaped."""
     return {language: plain(key, language, **values) for language in LANGUAGES}
+
+
+def distance(metres: float) -> dict[str, str]:
+    """A distance in words, by language: metres to 1 km, then kilometres."""
+    if metres < 999.5:
+        return both_plain("metres", number=round(metres))
+    return both_plain("kilometres", number=f"{metres / 1000:,.{1 if metres < 9950 else 0}f}")
 
 
 def gradio_table() -> dict[str, dict[str, str]]:

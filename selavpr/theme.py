@@ -130,7 +130,8 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-legend>span:last-child{display:inline-block;width:120px;height:10px;border-radius:5px;
  vertical-align:middle;margin-left:6px}
 .sv-heat{display:grid;grid-template-columns:1fr 1fr;gap:12px;margin:10px 0 8px}
-.sv-heat figure{margin:0}.sv-heat img{width:100%;border-radius:10px;display:block;margin:0}
+.sv-heat figure{margin:0}
+.sv-heat img{max-width:100%;max-height:420px;border-radius:10px;display:block;margin:0}
 .sv-heat figcaption{font-size:13px;color:var(--sv-soft);padding-top:4px}
 .sv-bar{display:flex;height:14px;border-radius:7px;overflow:hidden;gap:1px;margin:8px 0}
 .sv-bar i{display:block;min-width:2px;background:var(--sv-t)}
@@ -193,6 +194,7 @@ START = """
   window.selavprLanguage = async (locale) => {
     localStorage.setItem('selavpr-lang', locale);
     document.documentElement.lang = locale;
+    document.cookie = `selavpr_lang=${locale};path=/;SameSite=Lax`;
     const core = performance.getEntriesByType('resource').map((r) => r.name)
       .find((name) => /\\/assets\\/core-[^/]*\\.js$/.test(name));
     if (core) (await import(core)).changeLocale?.(locale);

@@ -32,6 +32,9 @@ KEEP_SECONDS = 3600
 QUEUE = 40
 """Visitors that may wait; more are told to come back."""
 
+VISITORS = 128
+"""Visitors whose last answer is remembered, some 5 MB each; the oldest is forgotten first."""
+
 TOP_K = 20
 LINES = 80
 
@@ -63,6 +66,7 @@ def build_demo(
         OptionError: there is no index to search.
     """
     site = Site(recognizers, tiles=tiles)
+    first = next(iter(recognizers))
     manifests = [r.index.manifest for r in recognizers.values()]
     with gr.Blocks(
         title=plain("title", "en"), analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)
@@ -86,7 +90,7 @@ def build_demo(
                 photo.preprocess = _path_of
                 city = gr.Dropdown(
                     [(m.title, name) for m, name in zip(manifests, recognizers, strict=True)],
-                    value=next(iter(recognizers)),
+                    value=first,
                     label=_t("city"),
                     info=_t("city_info"),
                 )
@@ -128,15 +132,17 @@ def build_demo(
             top_k: float,
             rerank: bool,
             truth: Location | None,
+            request: gr.Request,
             progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio asks for it
         ) -> tuple[Any, ...]:
+            language = _language(request)
             found = site.locate(
-                _chosen(photo),
+                _chosen(photo, language),
                 city,
                 int(top_k),
                 rerank,
                 truth=truth,
-                progress=lambda stage, share: progress(share, desc=plain(f"now_{stage}", "en")),
+                progress=lambda stage, share: progress(share, desc=plain(f"now_{stage}", language)),
             )
             return (
                 found,
@@ -193,7 +199,7 @@ def build_demo(
 
         def choose(event: gr.EventData) -> tuple[Any, ...]:
             example = copies[int(event.number)]
-            return str(example.photo), example.city or gr.skip(), example.truth
+            return str(example.photo), first, example.truth
 
         answer(shelf.click(choose, None, [photo, city, truth], **_QUIET).then)
         columns.click(
@@ -241,6 +247,7 @@ def launch(
         show_error=False,
         prevent_thread_lock=True,
         max_file_size=MAX_UPLOAD,
+        state_session_capacity=VISITORS,
         allowed_paths=[str(demo.served_folder)],
         footer_links=["api"],
         ssr_mode=False,
@@ -319,9 +326,14 @@ def _path_of(upload: Any) -> str | None:
     return None if upload is None else str(upload.path)
 
 
-def _chosen(photo: str | None) -> str:
+def _language(request: gr.Request) -> str:
+    """What the visitor chose on the page, or else what the browser asks for."""
+    return str(request.cookies.get("selavpr_lang") or request.headers.get("accept-language", "en"))
+
+
+def _chosen(photo: str | None, language: str = "en") -> str:
     if not photo:
-        raise OptionError(plain("no_photo", "en"))
+        raise OptionError(plain("no_photo", language))
     return photo
 
 

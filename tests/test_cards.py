@@ -84,7 +84,7 @@ def test_error_is_told_where_the_truth_is_known(recognition: Recognition) -> Non
 def test_unnamed_street_is_worded(recognition: Recognition) -> None:
     shown = cards.verdict(with_estimate(recognition, street="", verdict="probably"), "Town")
     assert "Probably an unnamed street" in Text(shown).words
-    assert "很可能是无名道路" in shown
+    assert "很可能是 无名道路" in shown
 
 
 def card_numbers(source: str, column: str) -> list[int]:
@@ -192,11 +192,25 @@ def test_languages_have_the_same_texts_and_places_to_fill() -> None:
         ), key
 
 
+@pytest.mark.parametrize(
+    ("metres", "english", "chinese"),
+    [
+        (0.2, "0 m", "0 米"),
+        (999.4, "999 m", "999 米"),
+        (999.6, "1.0 km", "1.0 公里"),
+        (9949, "9.9 km", "9.9 公里"),
+        (1_234_567, "1,235 km", "1,235 公里"),
+    ],
+)
+def test_distances_in_words(metres: float, english: str, chinese: str) -> None:
+    assert text.distance(metres) == {"en": english, "zh": chinese}
+
+
 def test_both_languages_escape_and_fill() -> None:
     shown = text.both("probably", street="<A>")
     assert shown == (
         '<span class="sv-en">Probably &lt;A&gt;</span>'
-        '<span class="sv-zh" lang="zh">很可能是&lt;A&gt;</span>'
+        '<span class="sv-zh" lang="zh">很可能是 &lt;A&gt;</span>'
     )
-    assert text.plain("probably", "zh-CN", street="A") == "很可能是A"
+    assert text.plain("probably", "zh-CN", street="A") == "很可能是 A"
     assert text.plain("probably", "fr", street="A") == "Probably A"
