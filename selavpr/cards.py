@@ -168,14 +168,29 @@ def columns(recognition: Recognition, thumbnail: Callable[[int], str], picked: i
     )
 
 
-def match_caption(candidate: Candidate, shown: int, total: int, agreeing: int) -> str:
-    """What stands over the picture of matches."""
+def matches(candidate: Candidate, picture: str, shown: int, total: int, agreeing: int) -> str:
+    """The matched details of one candidate.
+
+    Args:
+        candidate: the one that is picked.
+        picture: address of the drawing.
+        shown: matches drawn.
+        total: matches found.
+        agreeing: of those found, how many agree on one geometry.
+    """
     street = candidate.place.street or "?"
+    title = both("picked", rank=candidate.rank, street=street)
+    alt = html.escape(plain("match_image", "en", street=street))
+    # The picture may be wider than a phone: it scrolls, by the keyboard too.
     return (
-        f'<h3 class="sv-picked">{both("picked", rank=candidate.rank, street=street)}</h3>'
+        f'<div id="sv-matches"><h3 class="sv-picked" id="sv-picked">{title}</h3>'
         f"<p>{both('match_summary', shown=shown, total=total, agreeing=agreeing)}</p>"
+        f'<div class="sv-pair" tabindex="0" role="group" aria-labelledby="sv-picked">'
+        f'<img src="{picture}" alt="{alt}"></div>'
         f'<p class="sv-legend">{both("match_legend")} '
-        f'<span style="background:{viz.legend()}"></span></p>'
+        f'<span style="background:{viz.legend()}"></span></p><p class="sv-links">'
+        f'<a class="sv-chip" download="matches.webp" href="{picture}">{both("save_picture")}</a>'
+        "</p></div>"
     )
 
 

@@ -198,6 +198,7 @@ html,body{height:100%;margin:0;background:#f4f1ea;font-family:system-ui,sans-ser
 .dark .leaflet-popup-tip,.dark .leaflet-control-attribution{background:#1f2937;color:#e5e7eb}
 .dark .leaflet-control-attribution a{color:#7dd3c8}
 .dark .leaflet-container a.leaflet-popup-close-button{color:#e5e7eb}
+.leaflet-control-attribution a{text-decoration:underline}
 .leaflet-control-attribution{max-width:min(75vw,560px);white-space:normal;font-size:11px}
 .name{font:600 11px/1.1 system-ui,sans-serif;color:#57534e;white-space:nowrap;width:auto!important;
  text-shadow:0 0 3px #fff,0 0 3px #fff;pointer-events:none;transform:translate(-50%,-50%)}
@@ -315,8 +316,8 @@ function (map, tiles, data) {
       marker.on('click', () => window.parent.postMessage({selavprPick: pin.i}, window.origin));
     }
     const layer = kind === 'rerank' ? 'layer_rerank' : 'layer_global';
-    marker.on('add', () => marker.getElement().setAttribute('aria-label',
-      [pin.street || '?', say(layer), number].join(', ')));
+    const label = () => [pin.street || '?', say(layer), number].join(', ');
+    if (!small) marker.on('add', () => marker.getElement().setAttribute('aria-label', label()));
     groups[kind].addLayer(marker);
   }
   for (const pin of data.pins) {

@@ -155,10 +155,10 @@ class Site:
         matches = self._recognizer(session.city).matches(session.recognition, i)
         return replace(session, picked=i, matches=matches)
 
-    def match_picture(
+    def matches(
         self, session: Session, count: int, min_similarity: float, agreeing_only: bool
-    ) -> tuple[str, Image.Image]:
-        """Caption (HTML) and picture of the matches with the candidate that is picked.
+    ) -> str:
+        """The matches with the candidate that is picked, as HTML.
 
         Raises:
             OptionError: none is picked yet.
@@ -166,7 +166,6 @@ class Site:
         if session.matches is None:
             raise OptionError("Pick a candidate first.")
         candidate = session.recognition.candidates[session.picked]
-        reference = self._recognizer(session.city).index.photo(candidate.row)
         rows = viz.select_matches(
             session.matches,
             count=count,
@@ -175,18 +174,18 @@ class Site:
         )
         picture = viz.draw_matches(
             session.photo,
-            reference,
+            self._recognizer(session.city).index.photo(candidate.row),
             session.matches,
             rows,
             query_size=session.recognition.photo_size,
         )
-        caption = cards.match_caption(
+        return cards.matches(
             candidate,
+            viz.data_uri(picture, quality=88),
             shown=len(rows),
             total=len(session.matches.similarity),
             agreeing=int(session.matches.agrees.sum()),
         )
-        return caption, picture
 
     def heat(self, session: Session) -> str:
         """What the model looks at before and after adaptation, as HTML."""
@@ -205,7 +204,7 @@ class Site:
         return to_dict(session.recognition, session.name)
 
     def match_data(self, session: Session) -> dict[str, Any]:
-        """The matches with the picked candidate as plain data; see ``ui.matches``."""
+        """The matches with the picked candidate as plain data; positions in pixels."""
         assert session.matches is not None
         candidate = session.recognition.candidates[session.picked]
         width, height = self._recognizer(session.city).index.photo(candidate.row).size

@@ -118,7 +118,7 @@ _TEXT: dict[str, tuple[str, str]] = {
     "lines": ("Lines", "连线数量"),
     "min_similarity": ("Least similarity", "最低相似度"),
     "agreeing_only": ("Only what agrees on one geometry", "仅显示几何一致的匹配"),
-    "matches_label": ("Matched details", "匹配的细节"),
+    "save_picture": ("Save this picture", "保存此图"),
     "heat": ("What the model looks at", "模型关注的区域"),
     "heat_note": (
         "Bright: where the features of the network are strongest. The adapters are there to turn "

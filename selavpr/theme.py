@@ -122,13 +122,15 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-what b{font-size:15px;color:var(--sv-ink);font-weight:600;overflow-wrap:anywhere}
 .sv-move{flex:none;font-size:13px;font-weight:700;min-width:30px;text-align:right;
  color:var(--sv-soft)}
-.sv-move.sv-up{color:#15803d}.dark .sv-move.sv-up{color:#86efac}
-.sv-move.sv-down{color:#b91c1c}.dark .sv-move.sv-down{color:#fca5a5}
+.sv-move.sv-up{color:#166534}.dark .sv-move.sv-up{color:#86efac}
+.sv-move.sv-down{color:#991b1b}.dark .sv-move.sv-down{color:#fca5a5}
 
 .sv-picked{margin:0!important;font-size:16px;font-weight:650}
 .sv-legend{font-size:13px;color:var(--sv-soft)}
 .sv-legend>span:last-child{display:inline-block;width:120px;height:10px;border-radius:5px;
  vertical-align:middle;margin-left:6px}
+.sv-pair{overflow-x:auto;border-radius:12px;margin:10px 0 8px;background:var(--sv-wash)}
+.sv-pair img{display:block;margin:0 auto;max-width:100%;max-height:480px}
 .sv-heat{display:grid;grid-template-columns:1fr 1fr;gap:12px;margin:10px 0 8px}
 .sv-heat figure{margin:0}
 .sv-heat img{max-width:100%;max-height:420px;border-radius:10px;display:block;margin:0}
@@ -173,6 +175,7 @@ body,gradio-app{background:var(--sv-page)!important}
  .sv-what{font-size:12px}.sv-what b{font-size:13px}
  .sv-move{position:absolute;right:8px;top:8px;background:var(--sv-card);border-radius:8px;
   padding:0 6px;min-width:0}
+ .sv-pair img{max-width:none;max-height:none;height:260px}
  .sv-heat{grid-template-columns:1fr}
  #sv-result .sv-verdict h2{font-size:22px}
  .sv-empty{min-height:240px}

@@ -109,13 +109,7 @@ def build_demo(
                     map_view = _html()
                     columns = _html(js_on_load=theme.CARD_CLICKS)
                     _html(f"<h2>{both('why')}</h2>")
-                    caption = _html()
-                    picture = gr.Image(
-                        label=_t("matches_label"),
-                        interactive=False,
-                        elem_id="sv-matches",
-                        buttons=["download", "fullscreen"],
-                    )
+                    picture = _html()
                     with gr.Row():
                         lines = gr.Slider(1, 400, LINES, step=1, label=_t("lines"))
                         least = gr.Slider(0, 1, 0, step=0.01, label=_t("min_similarity"))
@@ -159,24 +153,22 @@ def build_demo(
             found: Session, lines: float, least: float, agreeing: bool
         ) -> tuple[Any, ...]:
             found = site.pick(found, 0)
-            return found, *site.match_picture(found, int(lines), least, agreeing)
+            return found, site.matches(found, int(lines), least, agreeing)
 
         @_guarded
         def pick(
             found: Session, lines: float, least: float, agreeing: bool, event: gr.EventData
         ) -> tuple[Any, ...]:
             found = site.pick(found, int(event.number))
-            return found, *site.match_picture(found, int(lines), least, agreeing)
+            return found, site.matches(found, int(lines), least, agreeing)
 
         @_guarded
-        def redraw(
-            found: Session | None, lines: float, least: float, agreeing: bool
-        ) -> tuple[Any, ...]:
+        def redraw(found: Session | None, lines: float, least: float, agreeing: bool) -> Any:
             if found is None or found.matches is None:
-                return gr.skip(), gr.skip()
-            return site.match_picture(found, int(lines), least, agreeing)
+                return gr.skip()
+            return site.matches(found, int(lines), least, agreeing)
 
-        drawn, controls = [session, caption, picture], [lines, least, agreeing]
+        drawn, controls = [session, picture], [lines, least, agreeing]
 
         def answer(start: Callable[..., Any]) -> None:
             # The answer first, its explanations after it.
@@ -212,7 +204,7 @@ def build_demo(
         )
         for control in controls:
             control.change(
-                redraw, [session, *controls], drawn[1:], trigger_mode="always_last", **_QUIET
+                redraw, [session, *controls], [picture], trigger_mode="always_last", **_QUIET
             )
         _add_api(site, photo, city, top_k, rerank)
     return demo
@@ -366,6 +358,12 @@ def _theme() -> Any:
         button_primary_text_color_dark="#ffffff",
         block_border_width="1px",
         block_shadow="none",
+        block_info_text_color="#55616f",
+        block_info_text_color_dark="#a3b0bd",
+        block_title_text_color="#334155",
+        block_title_text_color_dark="#e8edf2",
+        body_text_color_subdued="#55616f",
+        body_text_color_subdued_dark="#a3b0bd",
         slider_color="#0f766e",
         slider_color_dark="#2dd4bf",
     )

@@ -317,30 +317,64 @@ def test_two_visitors_see_their_own_answers(visit) -> None:  # type: ignore[no-u
     assert places[0] != places[1]
 
 
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("tiled"), "--tiles") as running:
+        yield running
+
+
 def test_tiles_are_tried_once_and_missed_gracefully(
-    browser: sync_api.Browser, tmp_path: Path
+    browser: sync_api.Browser, tiled: Server
 ) -> None:
-    with serving(tmp_path, "--tiles") as running:
-        visitor = Visitor(browser, running.address, viewport={"width": 1360, "height": 900})
-        visitor.context.route("https://**", lambda route: route.abort())
-        visitor.try_example()
-        expect(visitor.map.locator(".pin.rerank:not(.dot)")).to_have_count(10, timeout=PATIENCE)
-        expect(visitor.map.locator(".name").first).to_be_attached()
-        visitor.context.close()
+    visitor = Visitor(browser, tiled.address, viewport={"width": 1360, "height": 900})
+    visitor.context.route("https://**", lambda route: route.abort())
+    visitor.try_example()
+    expect(visitor.map.locator(".pin.rerank:not(.dot)")).to_have_count(10, timeout=PATIENCE)
+    expect(visitor.map.locator(".name").first).to_be_attached()
+    visitor.context.close()
     assert len(visitor.outside) == 1
     assert visitor.outside[0].startswith("https://tile.openstreetmap.org/")
     assert all("tile.openstreetmap.org" in line for line in visitor.complaints)
 
 
-def test_tiles_cover_the_basemap_when_they_load(browser: sync_api.Browser, tmp_path: Path) -> None:
-    pixel = tmp_path / "tile.png"
-    drawn_street(1, (256, 256)).save(pixel)
-    with serving(tmp_path, "--tiles") as running:
-        visitor = Visitor(browser, running.address, viewport={"width": 1360, "height": 900})
-        visitor.context.route("https://tile.openstreetmap.org/**", lambda r: r.fulfill(path=pixel))
-        visitor.try_example()
-        expect(visitor.map.locator("img.leaflet-tile-loaded").first).to_be_visible(timeout=PATIENCE)
-        expect(visitor.map.locator(".leaflet-control-attribution")).to_contain_text("OpenStreetMap")
-        expect(visitor.map.locator(".name")).to_have_count(0)
-        visitor.context.close()
+def test_tiles_cover_the_basemap_when_they_load(
+    browser: sync_api.Browser, tiled: Server, tmp_path: Path
+) -> None:
+    picture = tmp_path / "tile.png"
+    drawn_street(1, (256, 256)).save(picture)
+    asked: list[str | None] = []
+
+    def answer(route: sync_api.Route) -> None:
+        asked.append(route.request.headers.get("referer"))
+        route.fulfill(path=picture)
+
+    visitor = Visitor(browser, tiled.address, viewport={"width": 1360, "height": 900})
+    visitor.context.route("https://tile.openstreetmap.org/**", answer)
+    visitor.try_example()
+    expect(visitor.map.locator("img.leaflet-tile-loaded").first).to_be_visible(timeout=PATIENCE)
+    expect(visitor.map.locator(".leaflet-control-attribution")).to_contain_text("OpenStreetMap")
+    expect(visitor.map.locator(".name")).to_have_count(0)
+    visitor.context.close()
     assert visitor.complaints == []
+    # OpenStreetMap's tile policy: say who asks, and no more than that.
+    assert set(asked) == {tiled.address}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, scheme: str) -> None:  # type: ignore[no-untyped-def]
+    axe = pytest.importorskip("axe_playwright_python", reason="brings axe-core")
+    script = next(Path(axe.__file__).parent.rglob("axe.min.js")).read_text(encoding="utf-8")
+    visitor = visit(color_scheme=scheme)
+    visitor.try_example()
+    for name in ("Options", "How it works"):
+        visitor.page.get_by_role("button", name=name).click()
+    expect(visitor.page.locator(".sv-how")).to_be_visible()
+    for frame in visitor.page.frames:
+        frame.evaluate(script)
+    found = visitor.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    serious = [
+        (v["id"], [node["html"][:120] for node in v["nodes"]])
+        for v in found["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert serious == []

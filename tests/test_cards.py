@@ -143,7 +143,7 @@ def test_names_and_credits_are_escaped(recognition: Recognition) -> None:
     for source in (
         cards.verdict(named, NASTY),
         cards.columns(named, str, 0),
-        cards.match_caption(nasty, 1, 2, 3),
+        cards.matches(nasty, "data:", 1, 2, 3),
         cards.credits([manifest]),
         cards.empty(NASTY, 3),
         cards.notice(NASTY),
@@ -152,6 +152,11 @@ def test_names_and_credits_are_escaped(recognition: Recognition) -> None:
         assert NASTY not in source
         assert not [a for _, a in Text(source).tags if "onclick" in a]
         assert "script" not in [t for t, _ in Text(source).tags]
+
+
+def test_heat_maps_that_are_the_same_are_owned_up_to() -> None:
+    assert "make no difference" in Text(cards.heat("same", "same")).words
+    assert "make no difference" not in Text(cards.heat("one", "other")).words
 
 
 def test_timings_share_the_bar() -> None:
@@ -172,6 +177,7 @@ def test_every_picture_and_drawing_is_described(recognition: Recognition) -> Non
     for source in (
         cards.columns(recognition, str, 0),
         cards.heat("a", "b"),
+        cards.matches(recognition.candidates[0], "data:", 1, 2, 3),
         cards.how_it_works(),
         cards.header(),
     ):
