@@ -62,8 +62,8 @@ from selavpr.sources import SourcePhoto
 from selavpr.structs import Place
 from selavpr.weights import digest
 
-PART = 32
-"""Photos per saved part: about ten seconds of work on two cores, all that a stop can cost."""
+PART = 16
+"""Photos per saved part: some five seconds of work on two cores, all that a stop can cost."""
 
 STORED_SIDE = 640
 STORED_QUALITY = 85

@@ -7,22 +7,45 @@ the latter. Only this module prints.
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 import selavpr
-from selavpr import hub, weights
-from selavpr.errors import SelaVPRError
+from selavpr import building, hub, maps, sources, viz, weights
+from selavpr.errors import IndexFileError, OptionError, SelaVPRError
+from selavpr.images import load_image
+from selavpr.index import MANIFEST, Manifest, PlaceIndex, verify
 from selavpr.model import SelaVPR
+from selavpr.recognizer import Recognizer
+from selavpr.report import to_dict, to_geojson
+from selavpr.structs import Recognition
 
+NOT_HERE = 1
+"""Exit code when a photo is not in the city, or an index is damaged: the answer is no."""
 USER_ERROR = 2
 """Exit code of mistakes a user can mend, as argparse has it."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+PIPE_CLOSED = 141
+"""Exit code when nobody reads on, as shells have it."""
+
+PREBUILT = Path(__file__).resolve().parent.parent / "prebuilt_index"
+"""Cities that come with the repository, one index folder each."""
+
+SHOWN = 5
+"""Candidates listed for people; ``--json`` has all."""
+
+DRAWN_MATCHES = 60
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 _Parsers = Any  # argparse keeps the type of add_subparsers() to itself
 
@@ -34,18 +57,231 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process when None.
 
     Returns:
-        The exit code: 0, or 2 after an error that the user can mend, or 130 after Ctrl-C.
+        The exit code: 0, or 1 when the answer is no (a photo is not in the city, an index is
+        damaged), or 2 after an error that the user can mend, or 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a street's name must not end in UnicodeEncodeError
+            stream.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
+    args.command_line = shlex.join(["selavpr", *(sys.argv[1:] if argv is None else argv)])
     try:
         run: Callable[[argparse.Namespace], int] = args.run
-        return run(args)
+        code = run(args)
+        sys.stdout.flush()
+        return code
     except SelaVPRError as error:
         print(f"selavpr: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("selavpr: interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which would complain.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def locate(args: argparse.Namespace) -> int:
+    """Say where photos were taken."""
+    for path in (args.draw, args.map):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise OptionError(f"There is no folder {path.parent} to write {path.name} into.")
+    if args.draw is not None and args.draw.suffix.lower() not in PICTURES:
+        raise OptionError(f"--draw writes {', '.join(PICTURES)}, not {args.draw.name}.")
+    recognizer = Recognizer.load(
+        args.index or _only_index(), model=args.model, device=args.device, precision=args.precision
+    )
+    codes = {0}
+    for i, photo in enumerate(args.photos, 1):
+        try:
+            found = recognizer.recognize(photo, top_k=args.top_k, rerank=args.rerank)
+            number = i if len(args.photos) > 1 else None
+            _print_answer(args, recognizer, found, photo)
+            if args.draw:
+                _draw(recognizer, found, photo, _numbered(args.draw, number))
+            if args.map:
+                _map(recognizer, found, _numbered(args.map, number))
+        except SelaVPRError as error:
+            print(f"selavpr: {photo}: {error}", file=sys.stderr)
+            codes.add(USER_ERROR)
+            continue
+        if found.location.verdict == "not here":
+            codes.add(NOT_HERE)
+    return max(codes)
+
+
+def _print_answer(
+    args: argparse.Namespace, recognizer: Recognizer, found: Recognition, photo: str
+) -> None:
+    if args.json or args.geojson:
+        answer = to_dict(found, photo) if args.json else to_geojson(found, photo)
+        print(json.dumps(answer, allow_nan=False), flush=True)
+        return
+    estimate = found.location
+    where = f"{estimate.location.latitude:.6f}, {estimate.location.longitude:.6f}"
+    where += f" ({_plain(estimate.street)})" if estimate.street else ""
+    town = _plain(recognizer.index.manifest.title)
+    if estimate.verdict == "not here":
+        print(f"{photo}: not in {town}, it seems; the likest place is {where}")
+    else:
+        print(f"{photo}: {where}, {estimate.verdict} in {town}")
+    if estimate.confidence is None:
+        print("  this index is not calibrated, so the verdict is a rule of thumb")
+    else:
+        print(f"  in this city with a probability of {estimate.confidence:.0%}")
+    if estimate.radius50_m is not None and estimate.radius90_m is not None:
+        print(f"  within {estimate.radius50_m:.0f} m (50 %), {estimate.radius90_m:.0f} m (90 %)")
+    print("  rank  global  matches  similarity  place")
+    for c in found.candidates[:SHOWN]:
+        place, matches = c.place, "-" if c.matches is None else str(c.matches)
+        at = f"{place.location.latitude:.6f}, {place.location.longitude:.6f}"
+        print(
+            f"  {c.rank:>4}  {c.global_rank:>6}  {matches:>7}  {c.similarity:>10.3f}  "
+            f"{_plain(place.place_id)}  {at}  {_plain(place.street)}".rstrip()
+        )
+    stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in found.timings_ms.items())
+    print(f"  {sum(found.timings_ms.values()):.0f} ms: {stages}", flush=True)
+
+
+def _draw(recognizer: Recognizer, found: Recognition, photo: str, out: Path) -> None:
+    """The photo beside its best candidate with their matches."""
+    matches = recognizer.matches(found, 0)
+    rows = viz.select_matches(matches, count=DRAWN_MATCHES, agreeing_only=True)
+    if not len(rows):
+        rows = viz.select_matches(matches, count=DRAWN_MATCHES)
+    candidate = recognizer.index.photo(found.candidates[0].row)
+    picture = viz.draw_matches(load_image(photo), candidate, matches, rows)
+    try:
+        picture.save(out)
+    except OSError as error:
+        raise OptionError(f"Cannot write {out}: {error.strerror or error}.") from error
+
+
+def _map(recognizer: Recognizer, found: Recognition, out: Path) -> None:
+    index = recognizer.index
+    page = maps.build_map(found, basemap=index.basemap(), attribution=index.manifest.attribution)
+    try:
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"Cannot write {out}: {error.strerror}.") from error
+
+
+def _numbered(path: Path, number: int | None) -> Path:
+    return path if number is None else path.with_stem(f"{path.stem}-{number}")
+
+
+def _only_index() -> Path:
+    """The bundled city."""
+    found = sorted(path.parent for path in PREBUILT.glob(f"[!.]*/{MANIFEST}"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise IndexFileError(
+            f"No city is bundled (in {PREBUILT}); name an index with --index, or build one with "
+            "`python -m selavpr index build`."
+        )
+    names = ", ".join(path.name for path in found)
+    raise IndexFileError(f"Several cities are bundled ({names}); choose one with --index.")
+
+
+def _plain(text: str) -> str:
+    """Without what could steer a terminal: an index may come from a stranger."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def index_build(args: argparse.Namespace) -> int:
+    """Build an index from a folder with a table of places."""
+    wanted = {}
+    for condition in args.where:
+        column, equals, value = condition.partition("=")
+        if not equals or not column:
+            raise OptionError(f"--where takes column=value, not {condition!r}.")
+        wanted[column] = value
+    photos = sources.read_folder(args.folder, wanted)
+    if not photos:
+        raise OptionError(f"No row of the table in {args.folder} fits; check --where.")
+    model = SelaVPR.from_pretrained(args.model, device=args.device, precision=args.precision)
+    name = args.name or args.out.resolve().name
+    manifest = Manifest(
+        name=name,
+        title=args.title or name,
+        model=args.model,
+        fingerprint="",
+        count=0,
+        bounds=(0, 0, 0, 0),
+        license=args.license,
+        attribution=args.attribution,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        command=args.command_line,
+    )
+    try:
+        with tqdm(total=len(photos), unit="photo", disable=args.quiet) as bar:
+            made, problems = building.build(
+                args.out,
+                photos,
+                model,
+                manifest,
+                rank=args.rank,
+                basemap=args.basemap,
+                batch_size=args.batch_size,
+                progress=lambda done, total: bar.update(done - bar.n),
+            )
+    except KeyboardInterrupt:
+        print("selavpr: stopped; the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    for problem in problems:
+        print(f"selavpr: left out: {problem}", file=sys.stderr)
+    size = sum(about["bytes"] for about in made.manifest.files.values())
+    print(f"Wrote {made.folder}: {len(made):,} photos, {size / 1e6:.1f} MB", end="")
+    print(f"; {len(problems)} left out" if problems else "")
+    return 0
+
+
+def index_info(args: argparse.Namespace) -> int:
+    """Say what an index holds."""
+    index = PlaceIndex.open(args.index)
+    manifest = index.manifest
+    sizes = {name: about["bytes"] for name, about in manifest.files.items()}
+    photos = sum(size for name, size in sizes.items() if name.startswith("images/"))
+    local = sum(sizes.get(name, 0) for name in ("codes.npy", "scales.npy"))
+    about = {
+        "name": manifest.name,
+        "title": manifest.title,
+        "photos": len(index),
+        "bounds": list(manifest.bounds),
+        "model": manifest.model,
+        "fingerprint": manifest.fingerprint,
+        "rank": index.codec.rank,
+        "calibrated": manifest.calibration is not None,
+        "license": manifest.license,
+        "attribution": manifest.attribution,
+        "created": manifest.created,
+        "command": manifest.command,
+        "bytes": sum(sizes.values()),
+        "bytes_of_photos": photos,
+        "bytes_of_local_features_per_photo": round(local / max(len(index), 1)),
+    }
+    if args.json:
+        print(json.dumps(about))
+        return 0
+    width = max(len(name) for name in about)
+    for name, value in about.items():
+        shown = f"{value:,}" if isinstance(value, int) and value > 999 else str(value)
+        print(f"{name.replace('_', ' '):<{width}}  {_plain(shown)}".rstrip())
+    return 0
+
+
+def index_verify(args: argparse.Namespace) -> int:
+    """Compare an index with its checksums."""
+    problems = verify(args.index)
+    for problem in problems:
+        print(_plain(problem))
+    if problems:
+        return NOT_HERE
+    print(f"{args.index} is as it was built.")
+    return 0
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -102,7 +338,82 @@ def _add_convert(commands: _Parsers) -> None:
     parser.set_defaults(run=convert)
 
 
-_COMMANDS: tuple[Callable[[_Parsers], None], ...] = (_add_convert,)
+def _add_locate(commands: _Parsers) -> None:
+    parser = commands.add_parser(
+        "locate",
+        help="say where photos were taken",
+        description="Say where photos were taken. The exit code is 0 when all were located, 1 "
+        "when one seems not to be in the city, 2 when one cannot be read.",
+    )
+    add = parser.add_argument
+    add("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG, WebP, HEIC, AVIF, ...")
+    add("--index", type=Path, metavar="DIR", help="index folder; default: the bundled city")
+    _add_model(parser)
+    add("--top-k", type=int, default=20, metavar="N", help="candidates to re-rank (default 20)")
+    add("--no-rerank", dest="rerank", action="store_false", help="global search only")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one line of JSON per photo")
+    form.add_argument("--geojson", action="store_true", help="the same as GeoJSON")
+    add("--draw", type=Path, metavar="PICTURE", help="write the matches with the best candidate; "
+        "NAME-1, NAME-2, ... for several photos")  # fmt: skip
+    add("--map", type=Path, metavar="PAGE.html", help="write a map, numbered likewise")
+    parser.set_defaults(run=locate)
+
+
+def _add_index(commands: _Parsers) -> None:
+    parser = commands.add_parser("index", help="build, describe or check an index of photos")
+    below = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_index_build(below)
+    info = below.add_parser("info", help="say what an index holds")
+    info.add_argument("index", type=Path, metavar="DIR")
+    info.add_argument("--json", action="store_true", help="print one line of JSON")
+    info.set_defaults(run=index_info)
+    check = below.add_parser(
+        "verify",
+        help="compare an index with its checksums",
+        description="Compare every file of an index with its checksum; exit code 1 when one is "
+        "damaged or missing.",
+    )
+    check.add_argument("index", type=Path, metavar="DIR")
+    check.set_defaults(run=index_verify)
+
+
+def _add_index_build(commands: _Parsers) -> None:
+    parser = commands.add_parser(
+        "build",
+        help="build an index from a folder of photos",
+        description=f"Build an index from a folder that holds a table {sources.TABLE}: one row per "
+        "photo with the columns image, latitude, longitude and, where known, id, heading, "
+        "captured_at, street, credit, licence. A build that was stopped goes on when the same "
+        "command is given again.",
+    )
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="index folder to make or replace")
+    add("--from", dest="folder", type=Path, required=True, metavar="FOLDER", help="the photos")
+    add("--where", action="append", default=[], metavar="COLUMN=VALUE",
+        help="take only rows with this value; may be repeated")  # fmt: skip
+    _add_model(parser)
+    add("--name", default="", help="short name (default: that of the folder OUT)")
+    add("--title", default="", help="name for people, such as the city's")
+    add("--license", default="", help="of the photos")
+    add("--attribution", default="", help="whom to name for the photos")
+    add("--basemap", type=Path, metavar="FILE", help="GeoJSON of streets, water and buildings")
+    add("--rank", type=int, default=building.DEFAULT_RANK, metavar="N",
+        help=f"bytes per token of local features (default {building.DEFAULT_RANK})")  # fmt: skip
+    add("--batch-size", type=int, default=8, metavar="N", help="photos per pass (default 8)")
+    add("--quiet", action="store_true", help="show no progress")
+    parser.set_defaults(run=index_build)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", default=weights.DEFAULT_MODEL, help="bundled name, folder or Hub repository "
+        f"(default {weights.DEFAULT_MODEL})")  # fmt: skip
+    add("--device", default="auto", help="cpu, cuda or auto (default)")
+    add("--precision", default="auto", help="float32, bfloat16, float16 or auto (default)")
+
+
+_COMMANDS: tuple[Callable[[_Parsers], None], ...] = (_add_locate, _add_index, _add_convert)
 
 
 def _parser() -> argparse.ArgumentParser:

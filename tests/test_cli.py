@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from engine_fixtures import COUNT, draw_town, drawn
+from PIL import Image
 from test_official import checkpoint, save_official
 
 import selavpr
-from selavpr import SelaVPR, cli, hub, weights
+from selavpr import SelaVPR, building, cli, confidence, hub, viz, weights
+from selavpr.index import PlaceIndex
 
 
 @pytest.fixture
@@ -116,7 +122,19 @@ def test_ctrl_c(
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [([], 2), (["nonsense"], 2), (["convert"], 2), (["--help"], 0), (["convert", "--help"], 0)],
+    [
+        ([], 2),
+        (["nonsense"], 2),
+        (["convert"], 2),
+        (["--help"], 0),
+        (["convert", "--help"], 0),
+        (["locate"], 2),
+        (["index"], 2),
+        (["index", "build", "x"], 2),
+        (["index", "--help"], 0),
+        (["locate", "x", "--json", "--geojson"], 2),
+        (["locate", "x", "--top-k", "y"], 2),
+    ],
 )
 def test_usage(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -126,19 +144,260 @@ def test_usage(arguments: list[str], code: int, capsys: pytest.CaptureFixture[st
     assert "usage: selavpr" in (shown.err if code else shown.out)
 
 
-def test_every_command_runs_a_function() -> None:
-    parser = cli._parser()
-    assert parser.parse_args(["convert", "a", "b"]).run is cli.convert
+@pytest.mark.parametrize(
+    ("line", "function"),
+    [
+        ("convert a b", cli.convert), ("locate a.jpg b.jpg", cli.locate),
+        ("index build out --from in", cli.index_build), ("index info out", cli.index_info),
+        ("index verify out", cli.index_verify),
+    ],
+)  # fmt: skip
+def test_every_command_runs_a_function(line: str, function: object) -> None:
+    assert cli._parser().parse_args(line.split()).run is function
 
 
 def test_as_a_module() -> None:
     script = (
         "import sys, runpy; sys.argv[1:] = ['--version']\n"
         "try: runpy.run_module('selavpr', run_name='__main__', alter_sys=True)\n"
-        "finally: print(sorted({'gradio', 'folium', 'faiss'} & set(sys.modules)))"
+        "finally: print(sorted({'gradio', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True, text=True, cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     assert done.stdout.splitlines() == [f"selavpr {selavpr.__version__}", "[]"], done.stderr
+
+
+# Locating and indexing
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    network: SelaVPR, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Run a command with the tiny network as the model; exit code, stdout, stderr."""
+    monkeypatch.setattr(SelaVPR, "from_pretrained", lambda *_, **__: network)
+
+    def runner(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(a) for a in arguments])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return runner
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Photos of three places of the town."""
+    for i in range(3):
+        drawn(i).save(tmp_path / f"{i}.png")
+    return [tmp_path / f"{i}.png" for i in range(3)]
+
+
+@pytest.fixture
+def _sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confidence, "verdict", lambda evidence: "probably")
+
+
+@pytest.mark.usefixtures("_sure")
+def test_locate_for_people(run: Run, built: Path, files: list[Path]) -> None:
+    code, out, error = run("locate", files[1], "--index", built)
+    assert code == 0 and error == ""
+    lines = out.splitlines()
+    latitude = 48 + 40 / 6_371_008.8 * 57.29577951308232
+    assert lines[0] == f"{files[1]}: {latitude:.6f}, 11.000000 (Way 1), probably in Drawn Town"
+    assert "not calibrated" in lines[1]
+    assert lines[2].split() == ["rank", "global", "matches", "similarity", "place"]
+    assert len(lines) == 3 + cli.SHOWN + 1
+    assert lines[3].split()[:2] == ["1", "1"] and "p1 " in lines[3] and lines[3].endswith("Way 1")
+    assert all(stage in lines[-1] for stage in ("open", "extract", "search", "rerank", "locate"))
+
+
+@pytest.mark.usefixtures("_sure")
+def test_locate_json_is_a_line_per_photo(run: Run, built: Path, files: list[Path]) -> None:
+    code, out, error = run("locate", *files, "--index", built, "--json", "--top-k", 4)
+    assert code == 0 and error == ""
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [a["photo"] for a in answers] == [str(path) for path in files]
+    assert [a["candidates"][0]["place_id"] for a in answers] == ["p0", "p1", "p2"]
+    assert all(len(a["candidates"]) == 4 for a in answers)
+    assert set(answers[0]) == {
+        "photo", "verdict", "confidence", "location", "global_location", "candidates", "timings_ms"
+    }  # fmt: skip
+    _, out, _ = run("locate", files[0], "--index", built, "--json", "--no-rerank")
+    assert json.loads(out)["candidates"][0]["matches"] is None
+    _, out, _ = run("locate", files[0], "--index", built, "--geojson")
+    assert json.loads(out)["type"] == "FeatureCollection"
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("not here", 1), ("unsure", 0)])
+def test_exit_code_of_a_photo_from_elsewhere(
+    run: Run, built: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch, verdict: str,
+    code: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(confidence, "verdict", lambda evidence: verdict)
+    found, out, _ = run("locate", files[0], "--index", built)
+    assert found == code and ("not in Drawn Town" in out) == bool(code)
+
+
+def test_a_bad_photo_does_not_stop_the_others(
+    run: Run, built: Path, files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"bad")
+    photos = (files[0], tmp_path / "bad.jpg", tmp_path / "absent.jpg", files[1])
+    code, out, error = run("locate", *photos, "--index", built, "--json")
+    assert code == cli.USER_ERROR
+    assert [json.loads(line)["photo"] for line in out.splitlines()] == [str(p) for p in files[:2]]
+    assert [line.split(": ")[1] for line in error.splitlines()] == [str(p) for p in photos[1:3]]
+
+
+def test_draw_and_map(run: Run, built: Path, files: list[Path], tmp_path: Path) -> None:
+    out = (tmp_path / "d.png", tmp_path / "m.html")
+    run("locate", files[0], "--index", built, "--draw", out[0], "--map", out[1])
+    with Image.open(out[0]) as picture:
+        assert picture.height == viz.MATCHES_HEIGHT and picture.width > picture.height
+    assert "<!doctype html>" in out[1].read_text(encoding="utf-8")
+    run("locate", *files, "--index", built, "--draw", out[0].with_name("x.jpg"))
+    assert sorted(p.name for p in tmp_path.glob("x*")) == ["x-1.jpg", "x-2.jpg", "x-3.jpg"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--draw", "absent/x.png"], ["--map", "absent/x.html"], ["--draw", "x.txt"],
+     ["--draw", "x"], ["--index", "absent"], ["--device", "nonsense"]],
+    ids=str,
+)  # fmt: skip
+def test_options_that_cannot_be_met(
+    run: Run, built: Path, files: list[Path], options: list[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    if "--device" in options:
+        monkeypatch.undo()  # the real loading
+    code, out, error = run("locate", files[0], "--index", built, *options)
+    assert code == cli.USER_ERROR and out == ""
+    assert error.startswith("selavpr: ") and error.count("\n") == 1
+
+
+def test_top_k_out_of_range(run: Run, built: Path, files: list[Path]) -> None:
+    code, _, error = run("locate", files[0], "--index", built, "--top-k", 0)
+    assert code == cli.USER_ERROR and "top_k must be 1 to 1000" in error
+
+
+def test_the_bundled_city(
+    run: Run, built: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "PREBUILT", tmp_path / "prebuilt")
+    code, _, error = run("locate", files[0])
+    assert code == 2 and "No city is bundled" in error and "--index" in error
+    shutil.copytree(built, tmp_path / "prebuilt" / "town")
+    (tmp_path / "prebuilt" / ".other.building").mkdir()
+    (tmp_path / "prebuilt" / ".other.building" / "manifest.json").touch()
+    assert run("locate", files[0])[0] in (0, 1)
+    shutil.copytree(built, tmp_path / "prebuilt" / "village")
+    code, _, error = run("locate", files[0])
+    assert code == 2 and "(town, village); choose one with --index" in error
+
+
+def test_terminal_codes_of_a_strangers_index_are_not_printed(
+    run: Run, tmp_path: Path, files: list[Path]
+) -> None:
+    source = draw_town(tmp_path / "source", 3)
+    run("index", "build", tmp_path / "town", "--from", source, "--title", "\x1b[31mred", "--quiet")
+    _, out, _ = run("locate", files[0], "--index", tmp_path / "town")
+    _, info, _ = run("index", "info", tmp_path / "town")
+    assert "\x1b" not in out + info and "?[31mred" in info
+
+
+def test_index_build_info_verify(run: Run, tmp_path: Path) -> None:
+    source = draw_town(tmp_path / "source")
+    (source / "images" / "4.png").write_bytes(b"bad")
+    (tmp_path / "map.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    out = tmp_path / "my town"
+    code, shown, error = run(
+        "index", "build", out, "--from", source, "--title", "Town", "--license", "CC0",
+        "--attribution", "Ann", "--basemap", tmp_path / "map.geojson", "--rank", 8,
+        "--batch-size", 3, "--quiet",
+    )  # fmt: skip
+    assert code == 0 and f"Wrote {out}: {COUNT - 1} photos" in shown and "1 left out" in shown
+    assert error.startswith("selavpr: left out: 4.png ") and error.count("\n") == 1
+    index = PlaceIndex.open(out)
+    manifest = index.manifest
+    assert (manifest.name, manifest.title, manifest.license) == ("my town", "Town", "CC0")
+    assert manifest.attribution == "Ann" and manifest.model == weights.DEFAULT_MODEL
+    assert manifest.created[:2] == "20" and manifest.created.endswith("+00:00")
+    assert manifest.command.startswith("selavpr index build '") and "--rank 8" in manifest.command
+    assert index.codec.rank == 8 and index.basemap() is not None
+
+    code, shown, _ = run("index", "info", out)
+    assert code == 0 and "Town" in shown and "CC0" in shown
+    code, shown, _ = run("index", "info", out, "--json")
+    about = json.loads(shown)
+    assert (about["photos"], about["rank"], about["calibrated"]) == (COUNT - 1, 8, False)
+    assert about["bytes"] == sum(
+        p.stat().st_size for p in out.rglob("*") if p.is_file() and p.name != "manifest.json"
+    )
+    # 16 tokens of 8 + 2 bytes; the two headers of 128 bytes are shared by all photos.
+    assert about["bytes_of_local_features_per_photo"] == round(160 + 256 / (COUNT - 1))
+
+    assert run("index", "verify", out)[0] == 0
+    (out / "images" / "3.jpg").unlink()
+    code, shown, error = run("index", "verify", out)
+    assert (code, shown, error) == (1, "images/3.jpg is missing.\n", "")
+    for command in ("info", "verify"):
+        code, _, error = run("index", command, tmp_path)
+        assert code == 2 and "There is no index" in error
+
+
+def test_index_build_where(run: Run, tmp_path: Path) -> None:
+    source = draw_town(tmp_path / "source", 4)
+    out = tmp_path / "town"
+    build = ("index", "build", out, "--from", source, "--quiet")
+    assert run(*build, "--where", "street=Way 2", "--where", "id=p2")[0] == 0
+    assert [place.place_id for place in PlaceIndex.open(out).places] == ["p2"]
+    mistakes = {"street=no": "No row", "x=1": "no column 'x'", "x": "column=value", "=1": "column="}
+    for condition, words in mistakes.items():
+        code, _, error = run(*build, "--where", condition)
+        assert code == 2 and words in error
+    assert len(PlaceIndex.open(out)) == 1
+
+
+def test_index_build_shows_progress(run: Run, tmp_path: Path) -> None:
+    source = draw_town(tmp_path / "source", 3)
+    _, _, error = run("index", "build", tmp_path / "town", "--from", source)
+    assert "3/3" in error and "photo/s" in error
+
+
+def test_index_build_stopped_and_resumed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "PART", 2)
+    source, extract = draw_town(tmp_path / "source", 6), SelaVPR.extract_each
+    calls: list[int] = []
+
+    def stopping(self: SelaVPR, images: list[Any], **options: Any) -> Any:
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return extract(self, images, **options)
+
+    monkeypatch.setattr(SelaVPR, "extract_each", stopping)
+    build = ("index", "build", tmp_path / "town", "--from", source, "--quiet")
+    code, _, error = run(*build)
+    assert code == cli.INTERRUPTED and "the same command goes on from here" in error
+    assert run(*build)[0] == 0
+    assert calls == [2, 2, 2, 2]  # two parts, the stop, the last part
+    assert len(PlaceIndex.open(tmp_path / "town")) == 6
+
+
+def test_nobody_reads_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(args: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "index_info", closed)
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert cli.main(["index", "info", "x"]) == cli.PIPE_CLOSED

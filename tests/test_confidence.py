@@ -1,0 +1,51 @@
+"""The uncalibrated verdict and the evidence it rests on."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selavpr.confidence import Evidence, margin, verdict
+
+
+def test_margin_by_hand() -> None:
+    # Without the largest: 90, 100, 110; median 100, median deviation 10, robust deviation 14.826.
+    assert margin([100, 110, 1000, 90]) == pytest.approx(900 / 14.826)
+    # No spread: half the chance deviation of a count of 1,600 (its root, 40) stands in.
+    assert margin([1600, 1700, 1600, 1600]) == pytest.approx(100 / 20)
+
+
+@pytest.mark.parametrize("counts", [[], [5], [5, 900], [7] * 10, [0] * 3])
+def test_nothing_stands_out(counts: list[int]) -> None:
+    assert margin(counts) == 0
+
+
+@given(st.lists(st.integers(0, 4000), min_size=3, max_size=30))
+def test_margin_does_not_depend_on_the_order(counts: list[int]) -> None:
+    shuffled = sorted(counts)
+    assert margin(counts) == margin(shuffled) >= 0
+    assert margin([*shuffled[:-1], shuffled[-1] + 100]) > margin(counts)
+    assert np.isfinite(margin(counts))
+
+
+def test_counts_of_chance_rarely_stand_out() -> None:
+    """20 candidates of random features: about 1,870 matches each, deviation like its root."""
+    rng = np.random.default_rng(0)
+    found = [margin(rng.normal(1870, 1870**0.5, 20).astype(int).tolist()) for _ in range(1000)]
+    # The largest of 20 normal values lies about 1.87 deviations above the middle.
+    assert 1.5 < float(np.median(found)) < 2.5 and np.mean(np.array(found) >= 4) < 0.15
+
+
+def test_every_sign_counts_once_and_sure_is_never_claimed() -> None:
+    for signs in itertools.product([False, True], repeat=3):
+        weak, strong = Evidence(0.24, 3.9, 0.39), Evidence(0.25, 4.0, 0.4)
+        agreeing, stands_out, together = (
+            getattr(strong if sign else weak, name)
+            for sign, name in zip(signs, ("agreeing", "margin", "together"), strict=True)
+        )
+        expected = {0: "not here", 1: "unsure", 2: "probably", 3: "probably"}[sum(signs)]
+        assert verdict(Evidence(agreeing, stands_out, together)) == expected

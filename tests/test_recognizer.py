@@ -1,0 +1,304 @@
+"""The recogniser: finds what it knows, keeps its order rule, survives any photo and any thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, random_model
+from engine_fixtures import COUNT, MANIFEST, SIZE, drawn
+from PIL import Image
+
+from selavpr import IndexFileError, ModelConfig, OptionError, PhotoError, SelaVPR, WeightsError
+from selavpr import recognizer as module
+from selavpr.building import build
+from selavpr.geo import Location
+from selavpr.index import PlaceIndex
+from selavpr.recognizer import Recognizer
+from selavpr.report import to_dict
+from selavpr.sources import SourcePhoto
+from selavpr.structs import Place, Recognition
+
+STAGES = ["open", "extract", "search", "rerank", "locate"]
+
+
+def answer(recognition: Recognition) -> dict[str, object]:
+    """Everything but the times."""
+    found = to_dict(recognition, "x")
+    del found["timings_ms"]
+    return found
+
+
+@pytest.mark.parametrize("number", [0, 5, 11])
+def test_a_reference_photo_is_found_first(recognizer: Recognizer, number: int) -> None:
+    found = recognizer.recognize(drawn(number))
+    best = found.candidates[0]
+    assert (best.place.place_id, best.rank, best.global_rank) == (f"p{number}", 1, 1)
+    assert best.similarity == pytest.approx(1, abs=1e-4)
+    # 4 x 4 tokens make 13 x 13 local descriptors; the code loses a little of them.
+    assert best.matches is not None and best.matches > 0.9 * 169
+    assert found.global_location == best.place.location
+    assert found.location.location.distance_m(best.place.location) < 1
+    assert found.location.street == f"Way {number}"
+    matches = recognizer.matches(found, 0)
+    assert len(matches.similarity) == best.matches
+    assert matches.agrees.float().mean() > 0.99
+    assert (matches.query - matches.candidate).norm(dim=1).median() == 0
+
+
+def test_what_an_answer_holds(recognizer: Recognizer, network: SelaVPR) -> None:
+    stages: list[tuple[str, float]] = []
+    found = recognizer.recognize(drawn(3), top_k=5, progress=lambda *args: stages.append(args))
+    assert found.photo_size == SIZE and len(found.candidates) == 5
+    assert list(found.timings_ms) == STAGES
+    assert all(ms >= 0 for ms in found.timings_ms.values())
+    assert [stage for stage, _ in stages] == [*STAGES, "done"]
+    shares = [share for _, share in stages]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    expected = network.extract(drawn(3), local=True)
+    assert torch.equal(found.features.descriptor, expected.descriptor)
+    assert found.features.local is not None
+    estimate = found.location
+    assert estimate.confidence is estimate.radius50_m is estimate.radius90_m is None
+    assert estimate.verdict in ("probably", "unsure", "not here")
+    recognizer.recognize(drawn(3), top_k=1, progress=None)
+
+
+def test_more_matches_first_and_ties_by_the_global_rank(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = [7, 9, 7, 9, 0, 7]
+    monkeypatch.setattr(Recognizer, "_counts", lambda self, features, rows: counts[: len(rows)])
+    found = recognizer.recognize(drawn(1), top_k=6)
+    assert [c.global_rank for c in found.candidates] == [2, 4, 1, 3, 6, 5]
+    assert [c.rank for c in found.candidates] == [1, 2, 3, 4, 5, 6]
+    assert [c.matches for c in found.candidates] == [9, 9, 7, 7, 7, 0]
+    assert [c.global_rank for c in found.by_global_rank] == [1, 2, 3, 4, 5, 6]
+
+
+def test_counts_are_those_of_the_matches(recognizer: Recognizer) -> None:
+    found = recognizer.recognize(drawn(50), top_k=8)  # at most ten: every count is exact
+    for i, candidate in enumerate(found.candidates):
+        assert len(recognizer.matches(found, i).similarity) == candidate.matches
+
+
+def test_blocks_of_candidates_change_nothing(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = recognizer.recognize(drawn(51), top_k=9)
+    monkeypatch.setattr(module, "COUNT_BLOCK", 2)
+    monkeypatch.setattr(module, "DENSIFY_BATCH", 1)
+    parts = recognizer.recognize(drawn(51), top_k=9)
+    assert [(c.row, c.matches) for c in parts.candidates] == [
+        (c.row, c.matches) for c in whole.candidates
+    ]
+
+
+def test_without_re_ranking(recognizer: Recognizer) -> None:
+    found = recognizer.recognize(drawn(4), rerank=False)
+    assert [c.rank for c in found.candidates] == [c.global_rank for c in found.candidates]
+    similarities = [c.similarity for c in found.candidates]
+    assert similarities == sorted(similarities, reverse=True)
+    assert all(c.matches is None for c in found.candidates)
+    assert "rerank" not in found.timings_ms
+    assert found.candidates[0].place.place_id == "p4"
+    assert len(recognizer.matches(found, 0).similarity) > 0  # local features are made when needed
+
+
+def test_more_candidates_than_photos(recognizer: Recognizer) -> None:
+    found = recognizer.recognize(drawn(60), top_k=1000)
+    assert len(found.candidates) == COUNT
+    assert sorted(c.row for c in found.candidates) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1001, 2.0, True, "5", None])
+def test_top_k_out_of_range(recognizer: Recognizer, top_k: int) -> None:
+    with pytest.raises(OptionError, match="top_k must be 1 to 1000"):
+        recognizer.recognize(drawn(1), top_k=top_k)
+
+
+@pytest.mark.parametrize("i", [-1, 3])
+def test_no_such_candidate(recognizer: Recognizer, i: int) -> None:
+    found = recognizer.recognize(drawn(1), top_k=3)
+    with pytest.raises(OptionError, match=f"no candidate {i}; there are 3"):
+        recognizer.matches(found, i)
+
+
+def degenerate() -> dict[str, Image.Image]:
+    noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    return {
+        "black": Image.new("RGB", (200, 100)),
+        "white": Image.new("RGB", (100, 300), "white"),
+        "red": Image.new("RGB", (64, 64), "red"),
+        "noise": Image.fromarray(noise),
+        "smallest": Image.new("RGB", (28, 28), "gray"),
+        "longest": Image.new("RGB", (3000, 28), "blue"),
+        "half": Image.fromarray(np.tile(np.arange(100) < 50, (60, 1)).astype(np.uint8) * 255),
+    }
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+@pytest.mark.parametrize("name", degenerate())
+def test_degenerate_photos_never_raise(recognizer: Recognizer, name: str, rerank: bool) -> None:
+    photo = degenerate()[name]
+    found = recognizer.recognize(photo, top_k=4, rerank=rerank)
+    assert len(found.candidates) == 4 and found.photo_size == photo.size
+    for i in range(4):
+        recognizer.matches(found, i)
+    heat = recognizer.heatmap(photo)
+    assert np.isfinite(heat).all() and heat.min() >= 0 and heat.max() <= 1
+
+
+def test_a_black_reference_photo(network: SelaVPR, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    source = SourcePhoto(tmp_path / "black.png", _place("p0", "images/0.jpg"))
+    made, _ = build(tmp_path / "i", [source], network, MANIFEST)
+    recognizer = Recognizer(network, made)
+    for photo in (Image.new("RGB", (64, 64)), drawn(1)):
+        found = recognizer.recognize(photo)
+        assert len(found.candidates) == 1 and found.location.location == _place("a", "b").location
+        recognizer.matches(found, 0)
+
+
+def _place(place_id: str, image: str) -> Place:
+    return Place(place_id, image, Location(1, 2))
+
+
+@pytest.mark.parametrize("size", [(112, 84), (300, 50), (61, 200)])
+def test_keypoints_lie_inside_both_photos(recognizer: Recognizer, size: tuple[int, int]) -> None:
+    found = recognizer.recognize(drawn(3, size), top_k=3)
+    for i, candidate in enumerate(found.candidates):
+        matches = recognizer.matches(found, i)
+        there = recognizer.index.photo(candidate.row).size
+        assert len(matches.query) == len(matches.candidate) == len(matches.agrees) > 0
+        for points, limits in ((matches.query, size), (matches.candidate, there)):
+            assert (points > 0).all() and (points < torch.tensor(limits)).all()
+        assert (matches.similarity.diff() <= 0).all()  # most similar first
+
+
+@pytest.mark.parametrize("resize", ["squash", "keep-aspect"])
+def test_photos_of_several_shapes(tmp_path: Path, resize: str) -> None:
+    config = dataclasses.replace(TINY, resize=resize)
+    model = random_model(config)
+    sizes = [(100, 100), (200, 100), (100, 200), (200, 90), (90, 100)]
+    for i, size in enumerate(sizes):
+        drawn(i, size).save(tmp_path / f"{i}.png")
+    listed = [
+        SourcePhoto(tmp_path / f"{i}.png", _place(f"p{i}", f"images/{i}.jpg")) for i in range(5)
+    ]
+    made, _ = build(tmp_path / "town", listed, model, MANIFEST, rank=32)
+    recognizer = Recognizer(model, made)
+    for i, size in enumerate(sizes):
+        found = recognizer.recognize(drawn(i, size))
+        assert found.candidates[0].row == i
+        assert len(recognizer.matches(found, 0).query) > 0
+
+
+# Threads
+
+
+def test_eight_threads_give_the_same_answers(recognizer: Recognizer) -> None:
+    numbers = list(range(20, 36))
+    alone = [answer(recognizer.recognize(drawn(n), top_k=6)) for n in numbers]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda n: recognizer.recognize(drawn(n), top_k=6), numbers))
+    assert [answer(found) for found in together] == alone
+
+
+def test_the_number_of_cores_does_not_change_the_order(recognizer: Recognizer) -> None:
+    cores = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append([answer(recognizer.recognize(drawn(n))) for n in (3, 40, 41)])
+    finally:
+        torch.set_num_threads(cores)
+    ranks = [[[c["place_id"] for c in a["candidates"]] for a in run] for run in found]
+    assert ranks[0] == ranks[1] == ranks[2]
+
+
+# What does not belong together
+
+
+def test_another_model_is_refused(built: Path, tiny_reg4_model: SelaVPR) -> None:
+    other = random_model(TINY, seed=1)
+    narrow = random_model(ModelConfig(width=16, depth=1, heads=4, local_hidden=8, local_dim=4))
+    for model in (other, tiny_reg4_model, narrow):
+        with pytest.raises(IndexFileError, match=r"built with another model \('tiny'\)") as error:
+            Recognizer.load(built, model=model)
+        assert "\n" not in str(error.value)
+
+
+def test_an_index_that_lies_about_its_model(built: Path, tmp_path: Path, network: SelaVPR) -> None:
+    narrow = random_model(ModelConfig(width=16, depth=1, heads=4, local_hidden=8, local_dim=4))
+    index = PlaceIndex.open(built)
+    index.manifest = dataclasses.replace(index.manifest, fingerprint=narrow.fingerprint())
+    with pytest.raises(IndexFileError, match="another model"):
+        Recognizer(narrow, index)
+
+
+def test_loading(built: Path, network: SelaVPR, tmp_path: Path) -> None:
+    index = PlaceIndex.open(built)
+    assert Recognizer.load(index, model=network).index is index
+    assert Recognizer.load(str(built), model=network).model is network
+    with pytest.raises(IndexFileError, match="There is no index"):
+        Recognizer.load(tmp_path, model=network)
+    with pytest.raises(WeightsError, match="No model is called"):
+        Recognizer.load(built, model="nothing")
+
+
+def test_a_model_that_gives_nonsense(built: Path, network: SelaVPR) -> None:
+    broken = random_model(TINY)
+    recognizer = Recognizer(network, PlaceIndex.open(built))
+    torch.nn.init.constant_(broken.backbone.norm.weight, torch.nan)
+    recognizer.model = broken
+    with pytest.raises(WeightsError, match="not finite"):
+        recognizer.recognize(drawn(1))
+
+
+def test_photos_that_are_none(recognizer: Recognizer, tmp_path: Path) -> None:
+    for photo in (tmp_path / "absent.jpg", b"", b"no photo", Image.new("RGB", (5, 5))):
+        with pytest.raises(PhotoError):
+            recognizer.recognize(photo)
+        with pytest.raises(PhotoError):
+            recognizer.heatmap(photo)
+
+
+def test_damage_met_while_recognising(built: Path, network: SelaVPR, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built, tmp_path / "town"))
+    scales = np.load(folder / "scales.npy")
+    np.save(folder / "scales.npy", scales * np.float16(np.inf))
+    recognizer = Recognizer.load(folder, model=network)
+    with pytest.raises(IndexFileError, match=r"scales\.npy"):
+        recognizer.recognize(drawn(1))
+
+
+def test_heatmap(recognizer: Recognizer) -> None:
+    adapted, plain = (recognizer.heatmap(drawn(2), adapted=x) for x in (True, False))
+    for heat in (adapted, plain):
+        assert heat.shape == (4, 4) and heat.dtype == np.float32
+        assert heat.min() == 0 and heat.max() == 1
+    assert not np.array_equal(adapted, plain)
+    tokens = recognizer.model.extract(drawn(2)).tokens[0].mean(-1)
+    assert int(adapted.argmax()) == int(tokens.argmin())
+
+
+# The position
+
+
+def test_agreeing_candidates_pull_the_answer(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photos lie 40 m apart, so that none is within 30 m of another: the leader decides alone."""
+    monkeypatch.setattr(
+        Recognizer, "_counts", lambda self, features, rows: [100 - 10 * r for r in range(len(rows))]
+    )
+    found = recognizer.recognize(drawn(5))
+    leader = found.candidates[0].place.location
+    assert found.location.location.distance_m(leader) < 0.01
