@@ -96,6 +96,8 @@ def load(
             problems.append(str(error))
     if not recognizers:
         raise IndexFileError(" ".join(problems))
+    for problem in problems:
+        log.warning("%s", problem)
     return Bundle(recognizers, note)
 
 
