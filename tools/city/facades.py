@@ -726,8 +726,8 @@ class FacadeBuilder:
                     if length > 0.05:
                         along = (c - a) / length
                         outward = np.array([along[1], -along[0]])
-                        # A hand's breadth inside, so that the part never fights the facade.
-                        wall = Wall(self.mesh, a - outward * 0.08, along, outward, length)
+                        # Well inside, so that the part shows neither at the facade nor in its windows.
+                        wall = Wall(self.mesh, a - outward * 0.5, along, outward, length)
                         _plain_wall(wall, high, rng, 0.3, False)
             if part.tags.get("roof:shape") == "pyramidal" or tall > 40:
                 _spire(self.mesh, part.footprint, high.height, 9.0, st.roof_tint)
