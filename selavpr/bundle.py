@@ -92,7 +92,6 @@ def load(
             index = PlaceIndex.open(folder)
             recognizers[index.manifest.name] = Recognizer.load(index, model=network)
         except IndexFileError as error:
-            log.warning("%s", error)
             problems.append(str(error))
     if not recognizers:
         raise IndexFileError(" ".join(problems))

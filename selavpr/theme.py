@@ -213,7 +213,13 @@ START = """
 """Runs once when the page opens; LANG is replaced by the language asked for at start, or null."""
 
 SHOW_ANSWER = """
-() => {
+(topK, rerank) => {
+  const link = new URL(location);
+  if (link.searchParams.has('example')) {
+    link.searchParams.set('k', topK);
+    link.searchParams.set('rerank', rerank ? 1 : 0);
+  }
+  history.replaceState(null, '', link);
   const answer = document.getElementById('sv-answer');
   if (!answer) return;
   answer.focus({preventScroll: true});
@@ -221,7 +227,25 @@ SHOW_ANSWER = """
   if (box.top < 0 || box.top > innerHeight * 0.6) answer.scrollIntoView({block: 'start'});
 }
 """
-"""Brings the answer into view (it lies below the form on phones) and to screen readers."""
+"""Brings the answer into view (it lies below the form on phones) and to screen readers; leaves the
+settings in the address, so that copying it copies the answer to an example."""
+
+FORGET_EXAMPLE = """
+() => {
+  const link = new URL(location);
+  for (const name of ['example', 'k', 'rerank']) link.searchParams.delete(name);
+  history.replaceState(null, '', link);
+}
+"""
+"""A photo of the visitor's own cannot be reopened by a link."""
+
+REOPEN = """
+() => {
+  const number = new URLSearchParams(location.search).get('example');
+  if (number !== null) document.querySelector(`[data-example="${Number(number)}"]`)?.click();
+}
+"""
+"""Runs the example that the address names."""
 
 HEADER_CLICKS = """
 element.addEventListener('click', (event) => {
@@ -239,7 +263,11 @@ element.addEventListener('click', (event) => {
 EXAMPLE_CLICKS = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-example]');
-  if (button) trigger('click', {number: Number(button.dataset.example)});
+  if (!button) return;
+  const link = new URL(location);
+  link.searchParams.set('example', button.dataset.example);
+  history.replaceState(null, '', link);
+  trigger('click', {number: Number(button.dataset.example)});
 });
 """
 

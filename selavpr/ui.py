@@ -35,7 +35,7 @@ QUEUE = 40
 VISITORS = 128
 """Visitors whose last answer is remembered, some 5 MB each; the oldest is forgotten first."""
 
-TOP_K = 20
+TOP_K, MAX_TOP_K = 20, 100
 LINES = 80
 
 _MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # the network is used one at a time
@@ -96,7 +96,7 @@ def build_demo(
                 )
                 go = gr.Button(_t("locate"), variant="primary", elem_id="sv-locate")
                 with gr.Accordion(_t("options"), open=False):
-                    top_k = gr.Slider(1, 100, TOP_K, step=1, label=_t("top_k"))
+                    top_k = gr.Slider(1, MAX_TOP_K, TOP_K, step=1, label=_t("top_k"))
                     rerank = gr.Checkbox(True, label=_t("rerank"), info=_t("rerank_info"))
                 shelf = _html(
                     cards.examples(examples),
@@ -181,12 +181,12 @@ def build_demo(
                 **_MODEL,
             )
             explained = located.success(first_pick, [session, *controls], drawn, **_QUIET, **_MODEL)
-            located.success(None, js=theme.SHOW_ANSWER, **_QUIET)
+            located.success(None, [top_k, rerank], js=theme.SHOW_ANSWER, **_QUIET)
             explained.success(_guarded(site.heat), [session], [heat], **_QUIET, **_MODEL)
 
         answer(go.click)
         photo.upload(_checked, [photo], [photo], **_QUIET)
-        photo.input(lambda: None, None, [truth], **_QUIET)
+        photo.input(lambda: None, None, [truth], js=theme.FORGET_EXAMPLE, **_QUIET)
         copies = site.publish(examples)
 
         def choose(event: gr.EventData) -> tuple[Any, ...]:
@@ -206,6 +206,7 @@ def build_demo(
             control.change(
                 redraw, [session, *controls], [picture], trigger_mode="always_last", **_QUIET
             )
+        demo.load(_settings, None, [top_k, rerank], **_QUIET).then(None, js=theme.REOPEN, **_QUIET)
         _add_api(site, photo, city, top_k, rerank)
     return demo
 
@@ -316,6 +317,14 @@ def _html(value: str = "", **options: Any) -> Any:
 
 def _path_of(upload: Any) -> str | None:
     return None if upload is None else str(upload.path)
+
+
+def _settings(request: gr.Request) -> tuple[int, bool]:
+    """Candidates and re-ranking as the address asks for them, which anybody may have edited."""
+    asked = request.query_params
+    number = str(asked.get("k", TOP_K))
+    top_k = int(number) if number.isascii() and number.isdigit() else TOP_K
+    return min(max(top_k, 1), MAX_TOP_K), asked.get("rerank") != "0"
 
 
 def _language(request: gr.Request) -> str:

@@ -162,6 +162,29 @@ def test_example_runs_at_one_click_and_knows_the_truth(visit, shots: Path) -> No
     visitor.page.screenshot(path=shots / "result.png", full_page=True)
 
 
+def test_address_reopens_the_example_with_its_settings(  # type: ignore[no-untyped-def]
+    visit, server: Server
+) -> None:
+    visitor = visit()
+    visitor.page.goto(f"{server.address}?example=1&k=7&rerank=0")
+    expect(visitor.page.locator(".sv-column.sv-global .sv-card")).to_have_count(7, timeout=PATIENCE)
+    expect(visitor.page.locator(".sv-column.sv-rerank")).to_contain_text("Re-ranking is off")
+    visitor.explained()
+    assert visitor.page.url == f"{server.address}?example=1&k=7&rerank=0"
+    visitor.try_example(0)
+    expect(visitor.page.locator("[download='example-0.json']")).to_have_count(1, timeout=PATIENCE)
+    visitor.wait_for("location.search === '?example=0&k=7&rerank=0'")
+
+
+def test_edited_address_falls_back(visit, server: Server) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.page.goto(f"{server.address}?example=0&k=-1x&rerank=maybe")
+    expect(visitor.page.locator(".sv-column.sv-rerank .sv-card")).to_have_count(
+        20, timeout=PATIENCE
+    )
+    visitor.explained()
+
+
 def test_map_shows_pins_without_a_network(visit) -> None:  # type: ignore[no-untyped-def]
     visitor = visit()
     visitor.try_example()
