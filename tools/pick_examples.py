@@ -27,7 +27,11 @@ def main() -> None:
         rows = [row for row in csv.DictReader(file) if row["role"] in ("query", "outside")]
     groups: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        title = "Not in this city" if row["role"] == "outside" else row["condition"].capitalize()
+        title = (
+            "Not in this city"
+            if row["role"] == "outside"
+            else row["condition"].replace("_", " ").capitalize()
+        )
         groups.setdefault(title, []).append(row)
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
