@@ -29,10 +29,10 @@ def main() -> int:
         examples = [] if args.index else bundle.read_examples(HERE / "assets" / "examples")
         demo = ui.build_demo(served.recognizers, examples, note=served.note)
     except SelaVPRError as error:
-        print(f"app.py: {error}", file=sys.stderr)  # noqa: T201
+        print(f"app.py: {error}", file=sys.stderr)
         return 2
     address = ui.launch(demo, args.host, args.port, share=args.share, language=args.lang)
-    print(f"{address}\n{served}", flush=True)  # noqa: T201
+    print(f"{address}\n{served}", flush=True)
     return int(demo.block_thread() or 0)
 
 
