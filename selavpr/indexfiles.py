@@ -12,10 +12,11 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -50,6 +51,9 @@ COLUMNS = (
     "licence",
 )
 MAX_JSON_BYTES = 64 << 20
+
+_OUTSIDE = re.compile(r"^/|[\\:\0]|(^|/)\.\.(/|$)|^[./]*$")
+"""Paths that lead out of a folder, or name the folder itself."""
 
 _FLAT_HEADER = struct.Struct("<4siqqqBiQ")
 """How faiss starts a flat index of inner products: kind, width, rows, two unused numbers, trained,
@@ -179,15 +183,16 @@ def read_places(path: Path) -> PlacesTable:
         if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
             raise ValueError("it does not have the right columns")
         first = COLUMNS.index("latitude")
-        cells = [[x or "nan" for x in row[first : first + 3]] for row in rows]
+        cells = [float(x or "nan") for row in rows for x in row[first : first + 3]]
         numbers = np.array(cells, dtype=np.float64).reshape(-1, 3)
-        for row, (latitude, longitude, heading) in enumerate(numbers, 1):
-            Location(float(latitude), float(longitude))
-            if heading < 0 or heading > 360:
-                raise ValueError(f"row {row} has a heading of {heading} degrees")
-        for row, cell in enumerate(rows, 1):
-            if cell[1] and not is_inside(cell[1]):
-                raise ValueError(f"row {row} points outside the index")
+        # By columns, since a hundred thousand rows are to be opened in under a second.
+        fits = (np.abs(numbers[:, :2]) <= (90, 180)).all(axis=1)  # false for NaN
+        fits &= np.isnan(numbers[:, 2]) | ((numbers[:, 2] >= 0) & (numbers[:, 2] <= 360))
+        fits &= [not row[1] or is_inside(row[1]) for row in rows]
+        if not fits.all():
+            row = int(fits.argmin())
+            Location(float(numbers[row, 0]), float(numbers[row, 1]))  # says what is wrong with it
+            raise ValueError(f"row {row + 1} has a bad heading or points outside the index")
         if len({row[0] for row in rows}) < len(rows):
             raise ValueError("an id appears twice")
     except OSError as error:
@@ -310,8 +315,7 @@ def _are_bounds(bounds: Sequence[object]) -> bool:
 
 def is_inside(path: str) -> bool:
     """Whether a path with forward slashes stays in its folder, on any system."""
-    parts = PurePosixPath(path).parts
-    return not (path.startswith("/") or ".." in parts or set(path) & set("\\:\0") or not parts)
+    return bool(path) and not _OUTSIDE.search(path)
 
 
 def _damaged(path: Path, reason: str) -> IndexFileError:
