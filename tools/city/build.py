@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from shapely.geometry import MultiPoint
@@ -141,6 +142,10 @@ def _render_tile(
 def finish(out: Path, captures: Sequence[Capture]) -> None:
     """Writes the table of the pictures that exist, the map and the contact sheets."""
     out.mkdir(parents=True, exist_ok=True)
-    write_table(out / "places.csv", [c for c in captures if (out / c.image).exists()])
+    made = [c for c in captures if (out / c.image).exists()]
+    names = {c.name for c in made}
+    # While a build is unfinished, links may only name pictures that are there.
+    linked = [replace(c, place_ids=tuple(p for p in c.place_ids if p in names)) for c in made]
+    write_table(out / "places.csv", linked)
     write_basemap(out / "basemap.geojson")
     write_sheets(out)

@@ -42,3 +42,18 @@ def test_a_table_row_holds_true_degrees_and_an_absolute_moment() -> None:
     assert (row["latitude"], row["longitude"]) == ("60.1705000", "24.9440000")
     assert row["captured_at"].endswith("+03:00")
     assert row["heading"] == "90.00"
+
+
+def test_links_of_an_unfinished_build_name_existing_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[Capture] = []
+    monkeypatch.setattr(build, "write_table", lambda path, captures: rows.extend(captures))
+    monkeypatch.setattr(build, "write_basemap", lambda path: None)
+    monkeypatch.setattr(build, "write_sheets", lambda out: None)
+    a = build.replace(capture("a", 0), place_ids=("b", "missing"))
+    (tmp_path / "references").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "references" / f"{name}.jpg").touch()
+    build.finish(tmp_path, [a, capture("b", 1), capture("missing", 2)])
+    assert [(c.name, c.place_ids) for c in rows] == [("a", ("b",)), ("b", ())]
