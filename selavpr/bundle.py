@@ -50,7 +50,7 @@ class Bundle:
 
 def find(root: Path) -> list[Path]:
     """The index folders in a folder, by name."""
-    return sorted(path.parent for path in root.glob(f"*/{MANIFEST}"))
+    return sorted(path.parent for path in root.glob(f"[!.]*/{MANIFEST}"))
 
 
 def load(

@@ -34,9 +34,13 @@ STRIDE = 4
 """Fast mode looks at every 4th row of both photos first. Grids are 4w-3 wide, an odd number, so
 every 4th row number visits all columns: an even sample of the picture without knowing its shape."""
 
-FINALISTS = 10
-"""Candidates that fast mode counts in full. Chosen by benchmarks/reranking.py: the true first is
-among them for every query tried, and ten full counts cost as much as a hundred sampled ones."""
+FINALISTS, MOST_FINALISTS = 3, 40
+"""Fewest and most candidates that fast mode counts in full."""
+
+DOUBT = 2.0
+"""Fast mode counts in full whoever comes within this many standard deviations of the sampled lead.
+A clear winner costs three full counts, a close race up to forty: the time goes where the decision
+is. At 2.0 the true first was among them for every query tried; see benchmarks/reranking.py."""
 
 
 def mutual_nearest(query: Tensor, candidate: Tensor) -> Matches:
@@ -65,9 +69,8 @@ def count_mutual(query: Tensor, candidates: Tensor, mode: Mode = "exact") -> Ten
     """Score candidates by their number of mutual nearest neighbours with the query.
 
     ``"exact"`` counts every pair in float32. ``"fast"`` counts on a sixteenth of the pairs first,
-    and in full only for the ``FINALISTS`` that lead there; the others get an estimate on the same
-    scale, always below the finalists'. So the leading order is exact among the finalists, and the
-    cost is a tenth.
+    and in full only for the candidates that could still be first; the others get an estimate on
+    the same scale, below every full count.
 
     Args:
         query: ``[N, D]`` descriptors.
@@ -88,9 +91,7 @@ def count_mutual(query: Tensor, candidates: Tensor, mode: Mode = "exact") -> Ten
     if mode == "exact" or len(candidates) <= FINALISTS:
         return _count(query, candidates)
     sampled = _count(query[::STRIDE].contiguous(), candidates[:, ::STRIDE].contiguous())
-    # A stable sort settles ties by the order the candidates came in, which is the global order.
-    finalists = torch.sort(sampled, descending=True, stable=True).indices[:FINALISTS]
-    finalists = finalists.sort().values
+    finalists = _finalists(sampled)
     full = _count(query, candidates[finalists])
     # Counts on a sample are smaller; the finalists show by how much for this query.
     scale = full.double().sum() / sampled[finalists].double().sum().clamp(min=1)
@@ -98,6 +99,18 @@ def count_mutual(query: Tensor, candidates: Tensor, mode: Mode = "exact") -> Ten
     counts = torch.minimum((sampled.double() * scale).round().long(), ceiling)
     counts[finalists] = full
     return counts
+
+
+def _finalists(sampled: Tensor) -> Tensor:
+    """Candidates whose sampled count leaves them a chance to be first, ascending row numbers.
+
+    A count of n events that come independently has a standard deviation of about sqrt(n).
+    """
+    # A stable sort settles ties by the order the candidates came in, which is the global order.
+    ordered, rows = torch.sort(sampled, descending=True, stable=True)
+    lead = ordered[0].double()
+    close = int((ordered >= lead - DOUBT * lead.sqrt()).sum())
+    return rows[: min(max(close, FINALISTS), MOST_FINALISTS)].sort().values
 
 
 def grid_centres(height: int, width: int) -> Tensor:

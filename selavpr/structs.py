@@ -227,7 +227,8 @@ class Candidate:
         global_rank: 1 for the most similar global descriptor.
         rank: 1 for the best after re-ranking; the same as ``global_rank`` without it.
         similarity: cosine of the global descriptors, -1 to 1.
-        matches: mutual nearest neighbours of local features; None where not re-ranked.
+        matches: mutual nearest neighbours of local features, exact for the leading candidates and
+            estimated for the rest (see ``matching.count_mutual``); None where not re-ranked.
     """
 
     place: Place

@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from selavpr import OptionError, count_mutual, mutual_nearest
-from selavpr.matching import FINALISTS, STRIDE, STRIP, grid_centres, keypoints
+from selavpr.matching import (
+    FINALISTS,
+    MOST_FINALISTS,
+    STRIDE,
+    STRIP,
+    _finalists,
+    grid_centres,
+    keypoints,
+)
 
 Pairs = list[tuple[int, int]]
 
@@ -372,7 +380,7 @@ def test_fast_is_exact_for_few_candidates(count: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("structured", [True, False])
 def test_fast_counts_its_finalists_exactly(structured: bool, seed: int) -> None:
-    count = 3 * FINALISTS
+    count = 60
     if structured:
         query, candidates = photos_of_places(count)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -382,15 +390,29 @@ def test_fast_counts_its_finalists_exactly(structured: bool, seed: int) -> None:
     exact, fast = count_mutual(query, candidates), count_mutual(query, candidates, "fast")
     assert fast.dtype == torch.int64 and fast.shape == (count,)
     assert fast.min() >= 0 and fast.max() <= 300 + 100 * structured
-    top = fast.sort(descending=True, stable=True).indices
-    finalists, others = top[:FINALISTS], top[FINALISTS:]
+    # What fast mode looks at first: every fourth row of both.
+    finalists = _finalists(count_mutual(query[::STRIDE], candidates[:, ::STRIDE]))
+    others = torch.ones(count, dtype=torch.bool)
+    others[finalists] = False
     assert torch.equal(fast[finalists], exact[finalists])
     assert fast[others].max() < fast[finalists].min()
     if structured:
+        assert FINALISTS <= len(finalists) < MOST_FINALISTS
         assert fast.argmax() == exact.argmax()
-        # The true leaders are among its finalists, in their true order.
-        leaders = exact.sort(descending=True, stable=True).indices[: FINALISTS // 2]
-        assert torch.equal(finalists[: len(leaders)], leaders)
+
+
+def test_finalists_are_those_in_reach_of_the_lead() -> None:
+    # The lead is 100, its deviation 10, so 80 is in reach and 79 is not.
+    assert _finalists(torch.tensor([79, 80, 5, 100, 85, 81])).tolist() == [1, 3, 4, 5]
+
+
+def test_at_least_three_finalists_even_behind_a_clear_winner() -> None:
+    assert _finalists(torch.tensor([10, 30, 900, 30, 20])).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_at_most_forty_finalists_the_first_of_those_that_tie(value: int) -> None:
+    assert _finalists(torch.full((100,), value)).tolist() == list(range(MOST_FINALISTS))
 
 
 def test_fast_looks_at_every_fourth_row() -> None:
@@ -408,10 +430,10 @@ def test_fast_looks_at_every_fourth_row() -> None:
 def test_fast_with_candidates_that_are_all_the_same() -> None:
     """Ties go to those that came first, which the global stage put first."""
     query = unit(100, 8, seed=1)
-    candidates = unit(1, 100, 8, seed=2).expand(2 * FINALISTS, -1, -1)
+    candidates = unit(1, 100, 8, seed=2).expand(2 * MOST_FINALISTS, -1, -1)
     exact, fast = count_mutual(query, candidates), count_mutual(query, candidates, "fast")
-    assert torch.equal(fast[:FINALISTS], exact[:FINALISTS])
-    assert (fast[FINALISTS:] < fast[0]).all()
+    assert torch.equal(fast[:MOST_FINALISTS], exact[:MOST_FINALISTS])
+    assert (fast[MOST_FINALISTS:] < fast[0]).all()
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 50), (50, 1), (3, 2), (5, 7)])
