@@ -1,5 +1,6 @@
 """Tests of the order of work; they need shapely and osmium, but no Blender and no extract."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_links_of_an_unfinished_build_name_existing_pictures(
     monkeypatch.setattr(build, "write_table", lambda path, captures: rows.extend(captures))
     monkeypatch.setattr(build, "write_basemap", lambda path: None)
     monkeypatch.setattr(build, "write_sheets", lambda out: None)
-    a = build.replace(capture("a", 0), place_ids=("b", "missing"))
+    a = replace(capture("a", 0), place_ids=("b", "missing"))
     (tmp_path / "references").mkdir()
     for name in ("a", "b"):
         (tmp_path / "references" / f"{name}.jpg").touch()
