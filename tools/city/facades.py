@@ -726,7 +726,7 @@ class FacadeBuilder:
                     if length > 0.05:
                         along = (c - a) / length
                         outward = np.array([along[1], -along[0]])
-                        # Well inside, so that the part shows neither at the facade nor in its windows.
+                        # Well inside, so that it shows in no window of the facade.
                         wall = Wall(self.mesh, a - outward * 0.5, along, outward, length)
                         _plain_wall(wall, high, rng, 0.3, False)
             if part.tags.get("roof:shape") == "pyramidal" or tall > 40:
