@@ -30,17 +30,18 @@ STRIP = 256
 GPU_BYTES = 128 << 20
 """Similarities held at a time on a GPU: enough to fill it, far below the 5.5 GB of the reference"""
 
-STRIDE = 4
-"""Fast mode looks at every 4th row of both photos first. Grids are 4w-3 wide, an odd number, so
-every 4th row number visits all columns: an even sample of the picture without knowing its shape."""
+STRIDES = (8, 4)
+"""Fast mode looks at every 8th row of both photos first, then at every 4th. Grids are 4w-3 wide, an
+odd number, so these row numbers visit all columns: an even sample of the picture without knowing
+its shape."""
+
+DOUBT = 2.0
+"""Whoever comes within this many standard deviations of the sampled lead is looked at more closely.
+A clear winner costs three full counts, a close race more: the time goes where the decision is. At
+2.0 the true first got through for every query tried; see benchmarks/reranking.py."""
 
 FINALISTS, MOST_FINALISTS = 3, 40
 """Fewest and most candidates that fast mode counts in full."""
-
-DOUBT = 2.0
-"""Fast mode counts in full whoever comes within this many standard deviations of the sampled lead.
-A clear winner costs three full counts, a close race up to forty: the time goes where the decision
-is. At 2.0 the true first was among them for every query tried; see benchmarks/reranking.py."""
 
 
 def mutual_nearest(query: Tensor, candidate: Tensor) -> Matches:
@@ -68,9 +69,9 @@ def mutual_nearest(query: Tensor, candidate: Tensor) -> Matches:
 def count_mutual(query: Tensor, candidates: Tensor, mode: Mode = "exact") -> Tensor:
     """Score candidates by their number of mutual nearest neighbours with the query.
 
-    ``"exact"`` counts every pair in float32. ``"fast"`` counts on a sixteenth of the pairs first,
-    and in full only for the candidates that could still be first; the others get an estimate on
-    the same scale, below every full count.
+    ``"exact"`` counts every pair in float32. ``"fast"`` counts on samples of the rows first, and in
+    full only for the candidates that could still be first; the others get an estimate on the same
+    scale, below every full count.
 
     Args:
         query: ``[N, D]`` descriptors.
@@ -90,19 +91,29 @@ def count_mutual(query: Tensor, candidates: Tensor, mode: Mode = "exact") -> Ten
         return torch.zeros(len(candidates), dtype=torch.int64, device=query.device)
     if mode == "exact" or len(candidates) <= FINALISTS:
         return _count(query, candidates)
-    sampled = _count(query[::STRIDE].contiguous(), candidates[:, ::STRIDE].contiguous())
-    finalists = _finalists(sampled)
-    full = _count(query, candidates[finalists])
-    # Counts on a sample are smaller; the finalists show by how much for this query.
-    scale = full.double().sum() / sampled[finalists].double().sum().clamp(min=1)
-    ceiling = (full.min() - 1).clamp(min=0)
-    counts = torch.minimum((sampled.double() * scale).round().long(), ceiling)
-    counts[finalists] = full
+    rows = torch.arange(len(candidates), device=query.device)
+    rounds = []
+    for stride in STRIDES:
+        sample = candidates[:, ::stride][rows].contiguous()
+        sampled = _count(query[::stride].contiguous(), sample)
+        rounds.append((rows, sampled))
+        rows = rows[_through(sampled)]
+    rows = rows[:MOST_FINALISTS]
+    counts = torch.zeros(len(candidates), dtype=torch.int64, device=query.device)
+    counts[rows] = _count(query, candidates[rows])
+    ceiling = counts[rows].min() - 1
+    for entered, sampled in reversed(rounds):
+        # Counts on a sample are smaller; those that went on show by how much for this query.
+        known = torch.isin(entered, rows)
+        scale = counts[rows].double().sum() / sampled[known].double().sum().clamp(min=1)
+        estimate = torch.minimum((sampled.double() * scale).round().long(), ceiling).clamp(min=0)
+        counts[entered[~known]] = estimate[~known]
+        rows, ceiling = entered, counts[entered].min() - 1
     return counts
 
 
-def _finalists(sampled: Tensor) -> Tensor:
-    """Candidates whose sampled count leaves them a chance to be first, ascending row numbers.
+def _through(sampled: Tensor) -> Tensor:
+    """Candidates whose sampled count leaves them a chance to be first, best first.
 
     A count of n events that come independently has a standard deviation of about sqrt(n).
     """
@@ -110,7 +121,7 @@ def _finalists(sampled: Tensor) -> Tensor:
     ordered, rows = torch.sort(sampled, descending=True, stable=True)
     lead = ordered[0].double()
     close = int((ordered >= lead - DOUBT * lead.sqrt()).sum())
-    return rows[: min(max(close, FINALISTS), MOST_FINALISTS)].sort().values
+    return rows[: max(close, FINALISTS)]
 
 
 def grid_centres(height: int, width: int) -> Tensor:

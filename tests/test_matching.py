@@ -20,9 +20,9 @@ from selavpr import OptionError, count_mutual, mutual_nearest
 from selavpr.matching import (
     FINALISTS,
     MOST_FINALISTS,
-    STRIDE,
+    STRIDES,
     STRIP,
-    _finalists,
+    _through,
     grid_centres,
     keypoints,
 )
@@ -390,8 +390,12 @@ def test_fast_counts_its_finalists_exactly(structured: bool, seed: int) -> None:
     exact, fast = count_mutual(query, candidates), count_mutual(query, candidates, "fast")
     assert fast.dtype == torch.int64 and fast.shape == (count,)
     assert fast.min() >= 0 and fast.max() <= 300 + 100 * structured
-    # What fast mode looks at first: every fourth row of both.
-    finalists = _finalists(count_mutual(query[::STRIDE], candidates[:, ::STRIDE]))
+    # What fast mode does, told by its parts: each round counts on fewer rows who goes on.
+    finalists = torch.arange(count)
+    for stride in STRIDES:
+        sampled = count_mutual(query[::stride], candidates[finalists, ::stride])
+        finalists = finalists[_through(sampled)]
+    finalists = finalists[:MOST_FINALISTS]
     others = torch.ones(count, dtype=torch.bool)
     others[finalists] = False
     assert torch.equal(fast[finalists], exact[finalists])
@@ -401,24 +405,24 @@ def test_fast_counts_its_finalists_exactly(structured: bool, seed: int) -> None:
         assert fast.argmax() == exact.argmax()
 
 
-def test_finalists_are_those_in_reach_of_the_lead() -> None:
+def test_those_in_reach_of_the_lead_go_through() -> None:
     # The lead is 100, its deviation 10, so 80 is in reach and 79 is not.
-    assert _finalists(torch.tensor([79, 80, 5, 100, 85, 81])).tolist() == [1, 3, 4, 5]
+    assert _through(torch.tensor([79, 80, 5, 100, 85, 81])).tolist() == [3, 4, 5, 1]
 
 
-def test_at_least_three_finalists_even_behind_a_clear_winner() -> None:
-    assert _finalists(torch.tensor([10, 30, 900, 30, 20])).tolist() == [1, 2, 3]
+def test_at_least_three_go_through_even_behind_a_clear_winner() -> None:
+    assert _through(torch.tensor([10, 30, 900, 30, 20])).tolist() == [2, 1, 3]
 
 
 @pytest.mark.parametrize("value", [0, 7])
-def test_at_most_forty_finalists_the_first_of_those_that_tie(value: int) -> None:
-    assert _finalists(torch.full((100,), value)).tolist() == list(range(MOST_FINALISTS))
+def test_all_go_through_when_all_tie_in_their_order(value: int) -> None:
+    assert _through(torch.full((100,), value)).tolist() == list(range(100))
 
 
-def test_fast_looks_at_every_fourth_row() -> None:
+def test_fast_looks_at_every_eighth_row_first() -> None:
     """Agreement in the rows between is not seen by the first look, and does not make a finalist."""
     query, candidates = unit(400, 16, seed=1), unit(3 * FINALISTS, 400, 16, seed=2)
-    seen = torch.arange(400) % STRIDE == 0
+    seen = torch.arange(400) % STRIDES[0] == 0
     candidates[:FINALISTS, seen] = query[seen]
     hidden = 2 * FINALISTS
     candidates[hidden, ~seen] = query[~seen]
