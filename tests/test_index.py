@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from damage import damage
 from engine_fixtures import COUNT, MANIFEST, ORIGIN, SIZE, drawn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -430,25 +431,10 @@ def test_damaged_basemap(folder: Path, text: str) -> None:
         index.basemap()
 
 
-@st.composite
-def damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
-    """Cut, insert, overwrite, delete; positions are fractions of the file, or early."""
-    spot = draw(st.floats(0, 1) | st.integers(0, 200))
-    data = draw(st.binary(max_size=12))
-    kind = draw(st.sampled_from(["cut", "insert", "overwrite", "delete"]))
-
-    def apply(original: bytes) -> bytes:
-        at = int(spot * len(original)) if isinstance(spot, float) else min(spot, len(original))
-        if kind == "cut":
-            return original[:at]
-        after = {"insert": at, "overwrite": at + len(data), "delete": at + 7}[kind]
-        return original[:at] + data + original[after:]
-
-    return apply
-
-
 @settings(max_examples=400, suppress_health_check=SLOW_FIXTURE)
-@given(apply=damage(), name=st.sampled_from((MANIFEST_FILE, *PARTS, BASEMAP, "images/0.jpg")))
+@given(
+    apply=damage(early=200), name=st.sampled_from((MANIFEST_FILE, *PARTS, BASEMAP, "images/0.jpg"))
+)
 def test_any_damage_is_found_or_harmless(
     folder: Path, apply: Callable[[bytes], bytes], name: str
 ) -> None:

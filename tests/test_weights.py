@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import TINY, random_model
+from damage import damage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -438,25 +439,8 @@ def test_config_fuzzed_by_value(folder: Path, path: tuple[str, ...], value: Any)
         (folder / CONFIG_FILE).write_bytes(original)
 
 
-@st.composite
-def damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
-    """Cut, insert, overwrite: the ways files get damaged. Positions are fractions, or early."""
-    spot = draw(st.floats(0, 1) | st.integers(0, 300))
-    data = draw(st.binary(max_size=12))
-    kind = draw(st.sampled_from(["cut", "insert", "overwrite", "delete"]))
-
-    def apply(original: bytes) -> bytes:
-        at = int(spot * len(original)) if isinstance(spot, float) else min(spot, len(original))
-        if kind == "cut":
-            return original[:at]
-        after = {"insert": at, "overwrite": at + len(data), "delete": at + 7}[kind]
-        return original[:at] + data + original[after:]
-
-    return apply
-
-
 @settings(max_examples=150, suppress_health_check=SLOW_FIXTURE)
-@given(apply=damage(), file=st.sampled_from([CONFIG_FILE, ADAPTERS_FILE]))
+@given(apply=damage(early=300), file=st.sampled_from([CONFIG_FILE, ADAPTERS_FILE]))
 def test_files_fuzzed_by_byte(folder: Path, apply: Callable[[bytes], bytes], file: str) -> None:
     original = (folder / file).read_bytes()
     (folder / file).write_bytes(apply(original))
