@@ -1,42 +1,40 @@
 """The command line: ``python -m selavpr COMMAND``, or ``selavpr COMMAND`` once installed.
 
 One function runs a command and one, ``_add_<command>``, declares its arguments; ``_COMMANDS`` lists
-the latter. Only this module prints.
+the latter. The commands of ``index`` are in ``cli_index``. Only modules called ``cli...`` print.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import selavpr
-from selavpr import building, hub, maps, sources, viz, weights
+from selavpr import hub, maps, viz, weights
+from selavpr.cli_index import add_index
 from selavpr.errors import IndexFileError, OptionError, SelaVPRError
 from selavpr.images import load_image
-from selavpr.index import MANIFEST, Manifest, PlaceIndex, verify
+from selavpr.index import MANIFEST
 from selavpr.model import SelaVPR
 from selavpr.recognizer import Recognizer
 from selavpr.report import to_dict, to_geojson
 from selavpr.structs import Recognition
-
-NOT_HERE = 1
-"""Exit code when a photo is not in the city, or an index is damaged: the answer is no."""
-USER_ERROR = 2
-"""Exit code of mistakes a user can mend, as argparse has it."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-PIPE_CLOSED = 141
-"""Exit code when nobody reads on, as shells have it."""
+from selavpr.terminal import (
+    INTERRUPTED,
+    NOT_HERE,
+    PIPE_CLOSED,
+    USER_ERROR,
+    Parsers,
+    add_model,
+    plain,
+)
 
 PREBUILT = Path(__file__).resolve().parent.parent / "prebuilt_index"
 """Cities that come with the repository, one index folder each."""
@@ -46,8 +44,6 @@ SHOWN = 5
 
 DRAWN_MATCHES = 60
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-
-_Parsers = Any  # argparse keeps the type of add_subparsers() to itself
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,8 +117,8 @@ def _print_answer(
         return
     estimate = found.location
     where = f"{estimate.location.latitude:.6f}, {estimate.location.longitude:.6f}"
-    where += f" ({_plain(estimate.street)})" if estimate.street else ""
-    town = _plain(recognizer.index.manifest.title)
+    where += f" ({plain(estimate.street)})" if estimate.street else ""
+    town = plain(recognizer.index.manifest.title)
     if estimate.verdict == "not here":
         print(f"{photo}: not in {town}, it seems; the likest place is {where}")
     else:
@@ -139,7 +135,7 @@ def _print_answer(
         at = f"{place.location.latitude:.6f}, {place.location.longitude:.6f}"
         print(
             f"  {c.rank:>4}  {c.global_rank:>6}  {matches:>7}  {c.similarity:>10.3f}  "
-            f"{_plain(place.place_id)}  {at}  {_plain(place.street)}".rstrip()
+            f"{plain(place.place_id)}  {at}  {plain(place.street)}".rstrip()
         )
     stages = ", ".join(f"{stage} {ms:.0f}" for stage, ms in found.timings_ms.items())
     print(f"  {sum(found.timings_ms.values()):.0f} ms: {stages}", flush=True)
@@ -186,104 +182,6 @@ def _only_index() -> Path:
     raise IndexFileError(f"Several cities are bundled ({names}); choose one with --index.")
 
 
-def _plain(text: str) -> str:
-    """Without what could steer a terminal: an index may come from a stranger."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def index_build(args: argparse.Namespace) -> int:
-    """Build an index from a folder with a table of places."""
-    wanted = {}
-    for condition in args.where:
-        column, equals, value = condition.partition("=")
-        if not equals or not column:
-            raise OptionError(f"--where takes column=value, not {condition!r}.")
-        wanted[column] = value
-    photos = sources.read_folder(args.folder, wanted)
-    if not photos:
-        raise OptionError(f"No row of the table in {args.folder} fits; check --where.")
-    model = SelaVPR.from_pretrained(args.model, device=args.device, precision=args.precision)
-    name = args.name or args.out.resolve().name
-    manifest = Manifest(
-        name=name,
-        title=args.title or name,
-        model=args.model,
-        fingerprint="",
-        count=0,
-        bounds=(0, 0, 0, 0),
-        license=args.license,
-        attribution=args.attribution,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=args.command_line,
-    )
-    try:
-        with tqdm(total=len(photos), unit="photo", disable=args.quiet) as bar:
-            made, problems = building.build(
-                args.out,
-                photos,
-                model,
-                manifest,
-                rank=args.rank,
-                basemap=args.basemap,
-                batch_size=args.batch_size,
-                progress=lambda done, total: bar.update(done - bar.n),
-            )
-    except KeyboardInterrupt:
-        print("selavpr: stopped; the same command goes on from here.", file=sys.stderr)
-        return INTERRUPTED
-    for problem in problems:
-        print(f"selavpr: left out: {problem}", file=sys.stderr)
-    size = sum(about["bytes"] for about in made.manifest.files.values())
-    print(f"Wrote {made.folder}: {len(made):,} photos, {size / 1e6:.1f} MB", end="")
-    print(f"; {len(problems)} left out" if problems else "")
-    return 0
-
-
-def index_info(args: argparse.Namespace) -> int:
-    """Say what an index holds."""
-    index = PlaceIndex.open(args.index)
-    manifest = index.manifest
-    sizes = {name: about["bytes"] for name, about in manifest.files.items()}
-    photos = sum(size for name, size in sizes.items() if name.startswith("images/"))
-    local = sum(sizes.get(name, 0) for name in ("codes.npy", "scales.npy"))
-    about = {
-        "name": manifest.name,
-        "title": manifest.title,
-        "photos": len(index),
-        "bounds": list(manifest.bounds),
-        "model": manifest.model,
-        "fingerprint": manifest.fingerprint,
-        "rank": index.codec.rank,
-        "calibrated": manifest.calibration is not None,
-        "license": manifest.license,
-        "attribution": manifest.attribution,
-        "created": manifest.created,
-        "command": manifest.command,
-        "bytes": sum(sizes.values()),
-        "bytes_of_photos": photos,
-        "bytes_of_local_features_per_photo": round(local / max(len(index), 1)),
-    }
-    if args.json:
-        print(json.dumps(about))
-        return 0
-    width = max(len(name) for name in about)
-    for name, value in about.items():
-        shown = f"{value:,}" if isinstance(value, int) and value > 999 else str(value)
-        print(f"{name.replace('_', ' '):<{width}}  {_plain(shown)}".rstrip())
-    return 0
-
-
-def index_verify(args: argparse.Namespace) -> int:
-    """Compare an index with its checksums."""
-    problems = verify(args.index)
-    for problem in problems:
-        print(_plain(problem))
-    if problems:
-        return NOT_HERE
-    print(f"{args.index} is as it was built.")
-    return 0
-
-
 def convert(args: argparse.Namespace) -> int:
     """Turn a checkpoint of the reference implementation into a model folder."""
     weights.check_target(args.out)
@@ -317,7 +215,7 @@ def convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_convert(commands: _Parsers) -> None:
+def _add_convert(commands: Parsers) -> None:
     parser = commands.add_parser(
         "convert",
         help="turn a checkpoint of the reference implementation (.pth) into a model folder",
@@ -338,7 +236,7 @@ def _add_convert(commands: _Parsers) -> None:
     parser.set_defaults(run=convert)
 
 
-def _add_locate(commands: _Parsers) -> None:
+def _add_locate(commands: Parsers) -> None:
     parser = commands.add_parser(
         "locate",
         help="say where photos were taken",
@@ -348,7 +246,7 @@ def _add_locate(commands: _Parsers) -> None:
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG, WebP, HEIC, AVIF, ...")
     add("--index", type=Path, metavar="DIR", help="index folder; default: the bundled city")
-    _add_model(parser)
+    add_model(parser)
     add("--top-k", type=int, default=20, metavar="N", help="candidates to re-rank (default 20)")
     add("--no-rerank", dest="rerank", action="store_false", help="global search only")
     form = parser.add_mutually_exclusive_group()
@@ -360,60 +258,7 @@ def _add_locate(commands: _Parsers) -> None:
     parser.set_defaults(run=locate)
 
 
-def _add_index(commands: _Parsers) -> None:
-    parser = commands.add_parser("index", help="build, describe or check an index of photos")
-    below = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_index_build(below)
-    info = below.add_parser("info", help="say what an index holds")
-    info.add_argument("index", type=Path, metavar="DIR")
-    info.add_argument("--json", action="store_true", help="print one line of JSON")
-    info.set_defaults(run=index_info)
-    check = below.add_parser(
-        "verify",
-        help="compare an index with its checksums",
-        description="Compare every file of an index with its checksum; exit code 1 when one is "
-        "damaged or missing.",
-    )
-    check.add_argument("index", type=Path, metavar="DIR")
-    check.set_defaults(run=index_verify)
-
-
-def _add_index_build(commands: _Parsers) -> None:
-    parser = commands.add_parser(
-        "build",
-        help="build an index from a folder of photos",
-        description=f"Build an index from a folder that holds a table {sources.TABLE}: one row per "
-        "photo with the columns image, latitude, longitude and, where known, id, heading, "
-        "captured_at, street, credit, licence. A build that was stopped goes on when the same "
-        "command is given again.",
-    )
-    add = parser.add_argument
-    add("out", type=Path, metavar="OUT", help="index folder to make or replace")
-    add("--from", dest="folder", type=Path, required=True, metavar="FOLDER", help="the photos")
-    add("--where", action="append", default=[], metavar="COLUMN=VALUE",
-        help="take only rows with this value; may be repeated")  # fmt: skip
-    _add_model(parser)
-    add("--name", default="", help="short name (default: that of the folder OUT)")
-    add("--title", default="", help="name for people, such as the city's")
-    add("--license", default="", help="of the photos")
-    add("--attribution", default="", help="whom to name for the photos")
-    add("--basemap", type=Path, metavar="FILE", help="GeoJSON of streets, water and buildings")
-    add("--rank", type=int, default=building.DEFAULT_RANK, metavar="N",
-        help=f"bytes per token of local features (default {building.DEFAULT_RANK})")  # fmt: skip
-    add("--batch-size", type=int, default=8, metavar="N", help="photos per pass (default 8)")
-    add("--quiet", action="store_true", help="show no progress")
-    parser.set_defaults(run=index_build)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", default=weights.DEFAULT_MODEL, help="bundled name, folder or Hub repository "
-        f"(default {weights.DEFAULT_MODEL})")  # fmt: skip
-    add("--device", default="auto", help="cpu, cuda or auto (default)")
-    add("--precision", default="auto", help="float32, bfloat16, float16 or auto (default)")
-
-
-_COMMANDS: tuple[Callable[[_Parsers], None], ...] = (_add_locate, _add_index, _add_convert)
+_COMMANDS: tuple[Callable[[Parsers], None], ...] = (_add_locate, add_index, _add_convert)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,8 +17,9 @@ from PIL import Image
 from test_official import checkpoint, save_official
 
 import selavpr
-from selavpr import SelaVPR, building, cli, confidence, hub, viz, weights
+from selavpr import SelaVPR, building, cli, cli_index, confidence, hub, viz, weights
 from selavpr.index import PlaceIndex
+from selavpr.terminal import INTERRUPTED, PIPE_CLOSED, USER_ERROR
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_mistakes_are_one_line_and_code_2(
         [str(official), str(tmp_path / "mine")],
         [str(official), str(tmp_path / "out"), "--push-to-hub", "not a name"],
     ):
-        assert cli.main(["convert", *arguments]) == cli.USER_ERROR
+        assert cli.main(["convert", *arguments]) == USER_ERROR
         shown = capsys.readouterr()
         assert shown.out == ""
         assert shown.err.startswith("selavpr: ") and shown.err.count("\n") == 1
@@ -148,8 +149,9 @@ def test_usage(arguments: list[str], code: int, capsys: pytest.CaptureFixture[st
     ("line", "function"),
     [
         ("convert a b", cli.convert), ("locate a.jpg b.jpg", cli.locate),
-        ("index build out --from in", cli.index_build), ("index info out", cli.index_info),
-        ("index verify out", cli.index_verify),
+        ("index build out --from in", cli_index.index_build),
+        ("index info out", cli_index.index_info),
+        ("index verify out", cli_index.index_verify),
     ],
 )  # fmt: skip
 def test_every_command_runs_a_function(line: str, function: object) -> None:
@@ -249,7 +251,7 @@ def test_a_bad_photo_does_not_stop_the_others(
     (tmp_path / "bad.jpg").write_bytes(b"bad")
     photos = (files[0], tmp_path / "bad.jpg", tmp_path / "absent.jpg", files[1])
     code, out, error = run("locate", *photos, "--index", built, "--json")
-    assert code == cli.USER_ERROR
+    assert code == USER_ERROR
     assert [json.loads(line)["photo"] for line in out.splitlines()] == [str(p) for p in files[:2]]
     assert [line.split(": ")[1] for line in error.splitlines()] == [str(p) for p in photos[1:3]]
 
@@ -278,13 +280,13 @@ def test_options_that_cannot_be_met(
     if "--device" in options:
         monkeypatch.undo()  # the real loading
     code, out, error = run("locate", files[0], "--index", built, *options)
-    assert code == cli.USER_ERROR and out == ""
+    assert code == USER_ERROR and out == ""
     assert error.startswith("selavpr: ") and error.count("\n") == 1
 
 
 def test_top_k_out_of_range(run: Run, built: Path, files: list[Path]) -> None:
     code, _, error = run("locate", files[0], "--index", built, "--top-k", 0)
-    assert code == cli.USER_ERROR and "top_k must be 1 to 1000" in error
+    assert code == USER_ERROR and "top_k must be 1 to 1000" in error
 
 
 def test_the_bundled_city(
@@ -387,7 +389,7 @@ def test_index_build_stopped_and_resumed(
     monkeypatch.setattr(SelaVPR, "extract_each", stopping)
     build = ("index", "build", tmp_path / "town", "--from", source, "--quiet")
     code, _, error = run(*build)
-    assert code == cli.INTERRUPTED and "the same command goes on from here" in error
+    assert code == INTERRUPTED and "the same command goes on from here" in error
     assert run(*build)[0] == 0
     assert calls == [2, 2, 2, 2]  # two parts, the stop, the last part
     assert len(PlaceIndex.open(tmp_path / "town")) == 6
@@ -397,7 +399,7 @@ def test_nobody_reads_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def closed(args: object) -> int:
         raise BrokenPipeError
 
-    monkeypatch.setattr(cli, "index_info", closed)
+    monkeypatch.setattr(cli_index, "index_info", closed)
     with (tmp_path / "out").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        assert cli.main(["index", "info", "x"]) == cli.PIPE_CLOSED
+        assert cli.main(["index", "info", "x"]) == PIPE_CLOSED

@@ -19,7 +19,7 @@ from selavpr import errors
 
 ROOT = Path(__file__).resolve().parent.parent
 # Optional front ends that need what the core does not: imported where they are used.
-FRONT_ENDS = {"ui", "cli", "maps", "index", "recognizer", "__main__"}
+FRONT_ENDS = {"ui", "cli", "cli_index", "maps", "index", "recognizer", "__main__"}
 MODULES = sorted(m.name for m in pkgutil.iter_modules(selavpr.__path__) if m.name not in FRONT_ENDS)
 
 
