@@ -232,7 +232,7 @@ def outside(count: int = 72) -> list[Capture]:
 
 
 def training(
-    count: int = 2100, width: int = 224, rows: int = 168, samples: int = 3
+    count: int = 2100, width: int = 288, rows: int = 216, samples: int = 3
 ) -> list[Capture]:
     """Small captures of the training streets, whose facades are drawn from other seeds."""
     walls, blocked = obstacles()

@@ -182,6 +182,8 @@ class Stage:
         self.scene.camera = self.camera
         world = bpy.data.worlds.new("sky")
         self.scene.world = world
+        # "Automatic" measures the sky at 4096 pixels, two seconds for every change of weather.
+        world.cycles.sampling_method, world.cycles.sample_map_resolution = "MANUAL", 256
         world.use_nodes = True
         tree = world.node_tree
         tree.nodes.clear()
