@@ -1,0 +1,231 @@
+"""Tables of photos: CSV or GeoJSON, columns found by the names people give them.
+
+A mistake in a row is an error that names the row: a table is written once, and its author can mend
+it; a photo that cannot be read is another matter and left to the build.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selavpr.errors import LocationError, OptionError, PhotoError
+from selavpr.geo import Location
+
+TABLE = "places.csv"
+ENDINGS = (".csv", ".tsv", ".geojson", ".json")
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "image": ("image", "path", "file", "filename", "file_name", "filepath", "photo", "img"),
+    "latitude": ("latitude", "lat", "y", "gps_lat", "gps_latitude"),
+    "longitude": ("longitude", "lon", "lng", "long", "x", "gps_lon", "gps_longitude"),
+    "id": ("id", "place_id", "key"),
+    "heading": ("heading", "bearing", "yaw", "compass", "compass_angle", "azimuth", "northdeg"),
+    "captured_at": ("captured_at", "date", "time", "datetime", "timestamp", "taken"),
+    "street": ("street", "label", "name", "address"),
+    "credit": ("credit", "author", "creator", "photographer"),
+    "licence": ("licence", "license"),
+    "role": ("role", "split"),
+    "condition": ("condition", "weather"),
+}
+REQUIRED = ("image", "latitude", "longitude")
+
+_FAR_M, _NEAR_M = 500_000.0, 100_000.0
+"""A row is called swapped when it lies this far from the others, and this near when swapped."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, checked.
+
+    Attributes:
+        where: names the row in messages, such as ``"line 3 of x.csv"``.
+        path: the photo, inside the table's folder; whether it exists is not known.
+        location: where the camera stood; None where the row leaves both coordinates out.
+        heading: degrees clockwise from north, 0 to 360; None where unknown.
+        texts: the other columns we know, by our names; empty text where a row has none.
+    """
+
+    where: str
+    path: Path
+    location: Location | None
+    heading: float | None
+    texts: Mapping[str, str]
+
+
+def read_table(
+    source: str | os.PathLike[str],
+    keep: Mapping[str, str] | None = None,
+    *,
+    need_location: bool = True,
+) -> list[Row]:
+    """The rows of a table.
+
+    Args:
+        source: the table, or a folder that holds one; paths in it are relative to its folder.
+        keep: column values a row must have to be taken, for example ``{"role": "database"}``.
+        need_location: refuse rows without coordinates.
+
+    Raises:
+        OptionError: there is no table, more than one, or it lacks a column.
+        LocationError: a row's coordinates are not a place on Earth, or look swapped.
+        PhotoError: a row names a photo outside the folder.
+    """
+    table = find_table(Path(source))
+    features = table.suffix.lower() in (".geojson", ".json")
+    header, rows = _read_geojson(table) if features else _read_csv(table)
+    columns = _columns(header, table)
+    if missing := [name for name in keep or {} if name not in header]:
+        raise OptionError(f"{table} has no column {missing[0]!r}; it has {', '.join(header)}.")
+    found = [
+        _row(table.parent, f"{'feature' if features else 'line'} {number} of {table}", row, columns)
+        for number, row in rows
+        if all(row.get(name) == value for name, value in (keep or {}).items())
+    ]
+    for row in found:
+        if row.location is None and need_location:
+            raise LocationError(f"{row.where} holds something that is not a number: no position.")
+    _check_swapped(found)
+    return found
+
+
+def find_table(source: Path) -> Path:
+    """The table at a path, or the one in a folder.
+
+    Raises:
+        OptionError: there is none, or several of which none is called ``places.csv``.
+    """
+    if not source.is_dir():
+        if source.suffix.lower() in ENDINGS and source.is_file():
+            return source
+        raise OptionError(f"There is no {TABLE} in {source}.")
+    if (source / TABLE).exists():
+        return source / TABLE
+    tables = sorted(p for p in source.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables[:5])
+        raise OptionError(f"{source} holds several tables ({names}); name one of them.")
+    if not tables:
+        raise OptionError(f"There is no {TABLE} in {source}.")
+    return tables[0]
+
+
+def _read_csv(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            # Spreadsheets of half the world write semicolons, and commas inside the numbers.
+            separator = max(",;\t", key=first.count)
+            reader = csv.DictReader(file, delimiter=separator, restkey="", restval="")
+            header = list(reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OptionError(f"{table} cannot be read as a UTF-8 CSV table: {error}.") from error
+    return header, rows
+
+
+def _read_geojson(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    try:
+        data = json.loads(table.read_text(encoding="utf-8-sig"))
+        features = data["features"]
+        if not isinstance(features, list):
+            raise TypeError("its features are no list")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise OptionError(
+            f"{table} cannot be read as GeoJSON, a FeatureCollection of points: {error}."
+        ) from error
+    rows = [(i, _properties(feature)) for i, feature in enumerate(features, 1)]
+    return list(dict.fromkeys(name for _, row in rows for name in row)), rows
+
+
+def _properties(feature: Any) -> dict[str, str]:
+    """A feature as a row; its point becomes the columns latitude and longitude."""
+    feature = feature if isinstance(feature, dict) else {}
+    known = feature.get("properties")
+    row = {
+        str(name): "" if value is None else str(value)
+        for name, value in (known if isinstance(known, dict) else {}).items()
+        if not isinstance(value, (dict, list))
+    }
+    geometry = feature.get("geometry")
+    point = geometry.get("coordinates") if isinstance(geometry, dict) else None
+    if isinstance(point, list) and len(point) >= 2:
+        # Names that come first among those of a column, so that the point is believed.
+        row = {k: v for k, v in row.items() if k.strip().lower() not in ("latitude", "longitude")}
+        row["longitude"], row["latitude"] = str(point[0]), str(point[1])
+    return row
+
+
+def _columns(header: Sequence[str], table: Path) -> dict[str, str]:
+    """Our names to the table's."""
+    plain = {name.strip().lower(): name for name in header}
+    found = {
+        ours: plain[alias]
+        for ours, aliases in NAMES.items()
+        for alias in reversed(aliases)
+        if alias in plain
+    }
+    if missing := [name for name in REQUIRED if name not in found]:
+        raise OptionError(
+            f"{table} needs a column {missing[0]!r} (or {', '.join(NAMES[missing[0]][1:])}); "
+            f"it has {', '.join(header) or 'none'}."
+        )
+    return found
+
+
+def _row(folder: Path, where: str, row: Mapping[str, str], columns: Mapping[str, str]) -> Row:
+    texts = {ours: str(row.get(theirs) or "").strip() for ours, theirs in columns.items()}
+    name = texts["image"].replace("\\", "/") if os.sep == "\\" else texts["image"]
+    root = folder.resolve()
+    try:
+        path = (root / name).resolve()
+    except (OSError, ValueError, RuntimeError):  # a name no system can hold, or a circle of links
+        path = root
+    if not name or not path.is_relative_to(root) or path == root:
+        raise PhotoError(f"{where} names no photo inside the folder: {name!r}.")
+    try:
+        location = None
+        if texts["latitude"] or texts["longitude"]:
+            location = Location(_number(texts["latitude"]), _number(texts["longitude"]))
+        heading = _number(texts["heading"]) % 360 if texts.get("heading") else None
+        if heading is not None and not math.isfinite(heading):
+            raise ValueError("the heading must be finite")
+    except LocationError as error:
+        raise LocationError(f"{where}: {error}") from error
+    except ValueError as error:
+        raise LocationError(f"{where} holds something that is not a number: {error}.") from error
+    return Row(where, path, location, heading, texts)
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+
+
+def _check_swapped(rows: Sequence[Row]) -> None:
+    """Notice a row whose numbers are both possible, yet fit the other rows only when swapped."""
+    places = [row.location for row in rows if row.location is not None]
+    if len(places) < 3:
+        return
+    middle = Location(
+        statistics.median(place.latitude for place in places),
+        statistics.median(place.longitude for place in places),
+    )
+    for row, place in _located(rows):
+        if abs(place.longitude) > 90 or place.distance_m(middle) < _FAR_M:
+            continue
+        if Location(place.longitude, place.latitude).distance_m(middle) < _NEAR_M:
+            raise LocationError(
+                f"{row.where}: latitude {place.latitude} and longitude {place.longitude} look "
+                "swapped: the other way round they lie among the other photos."
+            )
+
+
+def _located(rows: Sequence[Row]) -> Iterator[tuple[Row, Location]]:
+    return ((row, row.location) for row in rows if row.location is not None)
