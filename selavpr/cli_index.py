@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from selavpr import building, sources
+from selavpr import building, sources, tables
 from selavpr.errors import OptionError
 from selavpr.index import Manifest, PlaceIndex, verify
 from selavpr.model import SelaVPR
@@ -133,7 +133,7 @@ def _add_index_build(commands: Parsers) -> None:
     parser = commands.add_parser(
         "build",
         help="build an index from a folder of photos",
-        description=f"Build an index from a folder that holds a table {sources.TABLE}: one row per "
+        description=f"Build an index from a folder that holds a table {tables.TABLE}: one row per "
         "photo with the columns image, latitude, longitude and, where known, id, heading, "
         "captured_at, street, credit, licence. A build that was stopped goes on when the same "
         "command is given again.",

@@ -87,7 +87,7 @@ def test_no_table(tmp_path: Path) -> None:
     ("table", "words"),
     [
         ("", "needs a column 'image'"), ("lat,lon\n", "needs a column 'image'"),
-        ("image,lon\n", r"needs a column 'latitude' \(or lat, y\)"),
+        ("image,lon\n", r"needs a column 'latitude' \(or lat, y, gps_lat, "),
         ("image,lat\n", "needs a column 'longitude'"), ("a" * 200_000, "cannot be read"),
     ],
     ids=lambda x: x[:20],
