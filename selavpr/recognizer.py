@@ -7,38 +7,34 @@ of mutual nearest neighbours.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from selavpr import confidence
-from selavpr.errors import IndexFileError, OptionError, WeightsError
-from selavpr.geo import consensus
+from selavpr.confidence import Calibration, Evidence
+from selavpr.errors import IndexFileError, OptionError, SelaVPRError, WeightsError
+from selavpr.geo import Location
 from selavpr.geometry import agreement
 from selavpr.images import PhotoSource, load_image
 from selavpr.index import PlaceIndex
-from selavpr.matching import Mode, count_mutual, keypoints, mutual_nearest
+from selavpr.locating import fused
+from selavpr.matching import keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR
+from selavpr.reranking import count_matches, order_of
 from selavpr.structs import Candidate, Estimate, Features, KeypointMatches, Recognition
 from selavpr.weights import DEFAULT_MODEL
 
 MAX_TOP_K = 1000
-TOGETHER_M = 50.0
-"""Candidates this close to the answer support it."""
-
-DENSIFY_BATCH = 10
-"""Candidates whose tokens are up-convolved at once."""
-
-COUNT_BLOCK = 100
-"""Candidates whose local descriptors are held at once: 190 MB at 61 x 61 of 128 channels. Within a
-block those that lead are counted in full, so the first of all blocks is exact, too."""
 
 Progress = Callable[[str, float], None]
 
@@ -60,6 +56,7 @@ class Recognizer:
             )
         self.model = model
         self.index = index
+        self.calibration = Calibration.from_dict(index.manifest.calibration)
         self._lock = threading.Lock()
 
     @classmethod
@@ -94,24 +91,27 @@ class Recognizer:
         *,
         top_k: int = 20,
         rerank: bool = True,
+        rerank_depth: int | None = None,
         progress: Progress | None = None,
     ) -> Recognition:
         """Find where a photo was taken.
 
         Args:
             photo: anything ``load_image`` opens.
-            top_k: candidates the first stage hands to the second, 1 to 1000.
+            top_k: candidates to return, 1 to 1000.
             rerank: run the second stage; without it the global order is the answer.
+            rerank_depth: candidates the first stage hands to the second, 1 to 1000; ``top_k``
+                when None. With more, the best of them are returned; with fewer, the rest follow
+                in their global order, without matches.
             progress: called with the stage's name and the share of the work done so far.
 
         Raises:
             PhotoError: the photo cannot be used.
-            OptionError: ``top_k`` is out of range.
+            OptionError: ``top_k`` or ``rerank_depth`` is out of range.
             WeightsError: the model gives no usable features.
             IndexFileError: the index is damaged.
         """
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= MAX_TOP_K:
-            raise OptionError(f"top_k must be 1 to {MAX_TOP_K}, not {top_k!r}.")
+        depth = _depth(top_k, rerank, rerank_depth)
         progress = progress or _silent
         timings: dict[str, float] = {}
         progress("open", 0.0)
@@ -120,6 +120,84 @@ class Recognizer:
         progress("extract", 0.1)
         with _timed(timings, "extract"), self._lock:
             features = self.model.extract([image], local=rerank)
+        return self._answer(image.size, features, top_k, depth, timings, progress)
+
+    def recognize_many(
+        self,
+        photos: Iterable[PhotoSource],
+        *,
+        top_k: int = 20,
+        rerank: bool = True,
+        rerank_depth: int | None = None,
+        batch_size: int = 8,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Iterator[Recognition | SelaVPRError]:
+        """Find where photos were taken, a batch at a time through the network.
+
+        Args:
+            photos: read as they are needed, so there may be any number.
+            top_k: as for ``recognize``, like the next two.
+            rerank: likewise.
+            rerank_depth: likewise.
+            batch_size: photos per pass.
+            progress: called with the number of photos done.
+
+        Yields:
+            For each photo, in their order, the answer, or the error that ``recognize`` would have
+            raised: a photo that cannot be read does not stop the others.
+
+        Raises:
+            OptionError: an option is out of range.
+        """
+        depth = _depth(top_k, rerank, rerank_depth)
+        if batch_size < 1:
+            raise OptionError(f"batch_size must be 1 or more, not {batch_size}.")
+        return self._each(iter(photos), top_k, depth, batch_size, progress)
+
+    def _each(
+        self,
+        photos: Iterator[PhotoSource],
+        top_k: int,
+        depth: int,
+        batch_size: int,
+        progress: Callable[[int], None],
+    ) -> Iterator[Recognition | SelaVPRError]:
+        done = 0
+        while batch := list(itertools.islice(photos, batch_size)):
+            timings: dict[str, float] = {}
+            with _timed(timings, "open"):
+                opened = [_opened(photo) for photo in batch]
+            images = [image for image in opened if isinstance(image, Image.Image)]
+            with _timed(timings, "extract"), self._lock:
+                extracted = iter(
+                    self.model.extract_each(images, local=depth > 0, batch_size=batch_size)
+                )
+            # A photo's share of what was done for the batch.
+            each = {stage: ms / len(batch) for stage, ms in timings.items()}
+            for image in opened:
+                if isinstance(image, SelaVPRError):
+                    answer: Recognition | SelaVPRError = image
+                else:
+                    features = next(extracted)
+                    try:
+                        answer = self._answer(image.size, features, top_k, depth, dict(each))
+                    except SelaVPRError as error:
+                        answer = error
+                done += 1
+                progress(done)
+                yield answer
+
+    def _answer(
+        self,
+        photo_size: tuple[int, int],
+        features: Features,
+        top_k: int,
+        depth: int,
+        timings: dict[str, float],
+        progress: Progress | None = None,
+    ) -> Recognition:
+        """Both stages for the features of one photo; a depth of 0 leaves out the second."""
+        progress = progress or _silent
         if not torch.isfinite(features.descriptor).all():
             raise WeightsError(
                 "The model gives values that are not finite for this photo; use another model, or "
@@ -127,26 +205,34 @@ class Recognizer:
             )
         progress("search", 0.4)
         with _timed(timings, "search"):
-            found = self.index.search(features.descriptor[0], top_k)
-        rows = [row for row, _ in found]
-        counts: list[int] | None = None
-        if rerank:
+            found = self.index.search(features.descriptor[0], max(top_k, depth))
+        counts: list[int] = []
+        if depth:
             progress("rerank", 0.5)
             with _timed(timings, "rerank"), self._lock:
-                counts = self._counts(features, rows)
+                counts = self._counts(features, [row for row, _ in found[:depth]])
         progress("locate", 0.9)
         with _timed(timings, "locate"):
             candidates = self._ranked(found, counts)
-            estimate = self._locate(features, image.size, candidates)
+            estimate = self._locate(features, photo_size, candidates)
         progress("done", 1.0)
         first = min(candidates, key=lambda c: c.global_rank)
         return Recognition(
-            photo_size=image.size,
-            candidates=candidates,
+            photo_size=photo_size,
+            candidates=candidates[:top_k],
             location=estimate,
             global_location=first.place.location,
             features=features,
             timings_ms=timings,
+        )
+
+    def evidence(self, recognition: Recognition) -> Evidence:
+        """What speaks for an answer; calibration learns from it."""
+        return self._evidence(
+            recognition.features,
+            recognition.photo_size,
+            recognition.candidates,
+            recognition.location.location,
         )
 
     def matches(self, recognition: Recognition, i: int) -> KeypointMatches:
@@ -192,40 +278,14 @@ class Recognizer:
             return features.local[0]
         return self.model.densify(features.tokens)[0]
 
-    @torch.inference_mode()
     def _counts(self, features: Features, rows: list[int]) -> list[int]:
-        """Mutual matches of each candidate; candidates of one grid are counted together."""
+        """Mutual matches of each candidate."""
         query = self._local(features).flatten(0, 1)
-        counts = [0] * len(rows)
-        grids: dict[tuple[int, int], list[int]] = {}
-        for i, row in enumerate(rows):
-            grids.setdefault(self.index.grid(row), []).append(i)
-        # Estimates of different grids do not compare, so fast counting needs a single grid.
-        mode: Mode = "fast" if len(grids) == 1 else "exact"
-        for members in grids.values():
-            for start in range(0, len(members), COUNT_BLOCK):
-                block = members[start : start + COUNT_BLOCK]
-                scores = count_mutual(query, self._dense([rows[i] for i in block]), mode=mode)
-                for i, score in zip(block, scores.tolist(), strict=True):
-                    counts[i] = score
-        return counts
+        return count_matches(self.model, query, rows, self.index.grid, self.index.tokens)
 
-    def _dense(self, rows: list[int]) -> torch.Tensor:
-        """Local descriptors ``[K, N, d]`` of reference photos of one grid."""
-        dense = []
-        for start in range(0, len(rows), DENSIFY_BATCH):
-            tokens = [self.index.tokens(row) for row in rows[start : start + DENSIFY_BATCH]]
-            batch = torch.stack(tokens).to(self.model.device)
-            dense.append(self.model.densify(batch).flatten(1, 2))
-        return torch.cat(dense)
-
-    def _ranked(
-        self, found: list[tuple[int, float]], counts: list[int] | None
-    ) -> tuple[Candidate, ...]:
-        """More matches first; ties, and everything without counts, by the global order."""
-        order = list(range(len(found)))
-        if counts is not None:
-            order.sort(key=lambda i: (-counts[i], i))
+    def _ranked(self, found: list[tuple[int, float]], counts: list[int]) -> tuple[Candidate, ...]:
+        """More matches first, then those that were not re-ranked; ties by the global order."""
+        order = [*order_of(counts), *range(len(counts), len(found))]
         return tuple(
             Candidate(
                 place=self.index.place(found[i][0]),
@@ -233,7 +293,7 @@ class Recognizer:
                 global_rank=i + 1,
                 rank=rank,
                 similarity=found[i][1],
-                matches=None if counts is None else counts[i],
+                matches=counts[i] if i < len(counts) else None,
             )
             for rank, i in enumerate(order, 1)
         )
@@ -241,40 +301,35 @@ class Recognizer:
     def _locate(
         self, features: Features, photo_size: tuple[int, int], candidates: tuple[Candidate, ...]
     ) -> Estimate:
-        """Fuse the leading candidates, those with more weight whose evidence is stronger."""
-        counts = [c.matches for c in candidates if c.matches is not None]
-        if counts:
-            # Chance matches are common to all candidates; what exceeds them is evidence.
-            floor = float(np.median(counts))
-            weights = [max((c.matches or 0) - floor, 0.0) ** 2 for c in candidates]
-        else:
-            floor = min(c.similarity for c in candidates)
-            weights = [(c.similarity - floor) ** 2 for c in candidates]
-        leader = candidates[0].place.location
-        # The leader stays in: others may pull the answer along the street, not across the town.
-        close = [i for i, c in enumerate(candidates) if leader.distance_m(c.place.location) <= 30]
-        places = [candidates[i].place.location for i in close]
-        location, _ = consensus(places, [weights[i] for i in close])
-        near = [location.distance_m(c.place.location) <= TOGETHER_M for c in candidates[:5]]
-        evidence = confidence.Evidence(
-            agreeing=self._agreeing(features, photo_size, candidates[0].row),
-            margin=confidence.margin(counts),
-            together=sum(near) / len(near),
-        )
+        location = fused(candidates)
+        evidence = self._evidence(features, photo_size, candidates, location)
         nearest = min(candidates, key=lambda c: location.distance_m(c.place.location))
+        street = nearest.place.street
+        if self.calibration is None or candidates[0].matches is None:
+            # Nothing was calibrated for answers of the first stage alone.
+            return Estimate(location, None, None, None, confidence.verdict(evidence), street)
+        judged = self.calibration.judge(evidence)
         return Estimate(
             location=location,
-            radius50_m=None,
-            radius90_m=None,
-            confidence=None,
-            verdict=confidence.verdict(evidence),
-            street=nearest.place.street,
+            radius50_m=judged.radius50_m,
+            radius90_m=judged.radius90_m,
+            confidence=judged.confidence,
+            verdict=judged.verdict,
+            street=street,
         )
 
-    def _agreeing(self, features: Features, photo_size: tuple[int, int], row: int) -> float:
+    def _evidence(
+        self,
+        features: Features,
+        photo_size: tuple[int, int],
+        candidates: Sequence[Candidate],
+        location: Location,
+    ) -> Evidence:
         # The sizes only set the scale in which agreement is measured; the photo need not be read.
-        found = self._keypoint_matches(features, photo_size, row, photo_size)
-        return float(found.agrees.float().mean()) if len(found.agrees) else 0.0
+        found = self._keypoint_matches(features, photo_size, candidates[0].row, photo_size)
+        agreeing = float(found.agrees.float().mean()) if len(found.agrees) else 0.0
+        descriptors = self._local(features).shape[:2].numel()
+        return confidence.gather(candidates, location, agreeing, descriptors)
 
     @torch.inference_mode()
     def _keypoint_matches(
@@ -297,6 +352,23 @@ class Recognizer:
             similarity=found.similarity.cpu(),
             agrees=torch.from_numpy(agrees),
         )
+
+
+def _depth(top_k: int, rerank: bool, rerank_depth: int | None) -> int:
+    """How many candidates to re-rank, 0 for none; refuses numbers out of range."""
+    for name, value in (("top_k", top_k), ("rerank_depth", rerank_depth)):
+        if name == "rerank_depth" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_TOP_K:
+            raise OptionError(f"{name} must be 1 to {MAX_TOP_K}, not {value!r}.")
+    return (rerank_depth or top_k) if rerank else 0
+
+
+def _opened(photo: PhotoSource) -> Image.Image | SelaVPRError:
+    try:
+        return load_image(photo)
+    except SelaVPRError as error:
+        return error
 
 
 @contextmanager

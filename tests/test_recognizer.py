@@ -14,8 +14,15 @@ from conftest import TINY, random_model
 from engine_fixtures import COUNT, MANIFEST, SIZE, drawn
 from PIL import Image
 
-from selavpr import IndexFileError, ModelConfig, OptionError, PhotoError, SelaVPR, WeightsError
-from selavpr import recognizer as module
+from selavpr import (
+    IndexFileError,
+    ModelConfig,
+    OptionError,
+    PhotoError,
+    SelaVPR,
+    WeightsError,
+    reranking,
+)
 from selavpr.building import build
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex
@@ -91,8 +98,8 @@ def test_blocks_of_candidates_change_nothing(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = recognizer.recognize(drawn(51), top_k=9)
-    monkeypatch.setattr(module, "COUNT_BLOCK", 2)
-    monkeypatch.setattr(module, "DENSIFY_BATCH", 1)
+    monkeypatch.setattr(reranking, "COUNT_BLOCK", 2)
+    monkeypatch.setattr(reranking, "DENSIFY_BATCH", 1)
     parts = recognizer.recognize(drawn(51), top_k=9)
     assert [(c.row, c.matches) for c in parts.candidates] == [
         (c.row, c.matches) for c in whole.candidates

@@ -1,0 +1,90 @@
+"""The fused position: agreement outvotes a narrow leader, never a clear one; nothing raises."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selavpr.geo import Location
+from selavpr.locating import fused
+from selavpr.structs import Candidate, Place
+
+HOME = Location(60.0, 25.0)
+FAR = HOME.moved(500, 0)
+
+
+def candidate(
+    rank: int, location: Location, matches: int | None, similarity: float = 0.9
+) -> Candidate:
+    return Candidate(Place(f"p{rank}", "", location), rank, rank, rank, similarity, matches)
+
+
+def listed(*rows: tuple[Location, int]) -> list[Candidate]:
+    ordered = sorted(rows, key=lambda row: -row[1])
+    return [candidate(i, place, count) for i, (place, count) in enumerate(ordered, 1)]
+
+
+# Elsewhere, each alone, at the level of chance: the median of all counts is 100.
+CHANCE = tuple((HOME.moved(0, 1000 + 100 * i), 100) for i in range(10))
+
+
+def test_three_that_agree_outvote_a_narrow_leader() -> None:
+    """1.0 for the leader alone against 3 x 0.9 squared = 2.4 for those that agree."""
+    agreeing = [(HOME.moved(0, 5 * i), 190) for i in (-1, 0, 1)]
+    found = fused(listed((FAR, 200), *agreeing, *CHANCE))
+    assert found.distance_m(HOME) < 1
+
+
+def test_a_clear_leader_is_not_outvoted() -> None:
+    """1.0 against 3 x 0.5 squared = 0.75."""
+    agreeing = [(HOME.moved(0, 5 * i), 150) for i in (-1, 0, 1)]
+    assert fused(listed((FAR, 200), *agreeing, *CHANCE)).distance_m(FAR) < 0.01
+
+
+def test_within_the_place_the_best_decides() -> None:
+    """Weights 1 and 0.5 to the power of 8: 20 m times 1/257."""
+    near = HOME.moved(20, 0)
+    found = fused(listed((HOME, 200), (near, 150), *CHANCE))
+    assert HOME.offset_m(found)[0] == pytest.approx(20 / 257, abs=0.01)
+
+
+def test_two_equals_meet_in_the_middle() -> None:
+    found = fused(listed((HOME, 200), (HOME.moved(20, 0), 200), *CHANCE))
+    assert HOME.offset_m(found)[0] == pytest.approx(10, abs=0.01)
+
+
+def test_without_matches_similarity_decides() -> None:
+    rows = [(HOME, 0.9), (HOME.moved(10, 0), 0.8), (FAR, 0.5)]
+    found = fused([candidate(i, place, None, s) for i, (place, s) in enumerate(rows, 1)])
+    # 0.75 to the power of 8 is 0.1001.
+    assert HOME.offset_m(found)[0] == pytest.approx(10 * 0.1001 / 1.1001, abs=0.01)
+
+
+def test_candidates_that_were_not_re_ranked_have_no_vote() -> None:
+    rest = [candidate(i, HOME.moved(0, i), None) for i in range(3, 9)]
+    assert fused([candidate(1, FAR, 80), candidate(2, HOME, 60), *rest]).distance_m(FAR) < 0.01
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.builds(Location, st.floats(-90, 90), st.floats(-180, 180)),
+            st.one_of(st.none(), st.integers(0, 4000)),
+            st.floats(-1, 1),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_any_candidates_give_a_place_on_earth(
+    rows: list[tuple[Location, int | None, float]],
+) -> None:
+    found = fused([candidate(i, *row) for i, row in enumerate(rows, 1)])
+    assert abs(found.latitude) <= 90 and abs(found.longitude) <= 180
+
+
+@pytest.mark.parametrize("matches", [None, 0, 7])
+def test_all_equal_is_the_mean_of_those_around_the_first(matches: int | None) -> None:
+    found = fused([candidate(i, HOME.moved(10 * (i - 1), 0), matches) for i in (1, 2, 3)])
+    assert HOME.offset_m(found)[0] == pytest.approx(10, abs=0.01)
