@@ -18,6 +18,7 @@ import torch
 
 import selavpr
 from selavpr import hub, maps, viz, weights
+from selavpr.cli_eval import add_eval
 from selavpr.cli_index import add_index
 from selavpr.errors import IndexFileError, OptionError, SelaVPRError
 from selavpr.images import load_image
@@ -258,7 +259,7 @@ def _add_locate(commands: Parsers) -> None:
     parser.set_defaults(run=locate)
 
 
-_COMMANDS: tuple[Callable[[Parsers], None], ...] = (_add_locate, add_index, _add_convert)
+_COMMANDS: tuple[Callable[[Parsers], None], ...] = (_add_locate, add_index, _add_convert, add_eval)
 
 
 def _parser() -> argparse.ArgumentParser:

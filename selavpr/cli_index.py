@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from selavpr import building, sources, tables
+from selavpr.cli_eval import add_calibrate
 from selavpr.errors import OptionError
 from selavpr.index import Manifest, PlaceIndex, verify
 from selavpr.model import SelaVPR
@@ -127,6 +128,7 @@ def add_index(commands: Parsers) -> None:
     )
     check.add_argument("index", type=Path, metavar="DIR")
     check.set_defaults(run=index_verify)
+    add_calibrate(below)
 
 
 def _add_index_build(commands: Parsers) -> None:

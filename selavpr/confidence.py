@@ -202,7 +202,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """Check every field once: an index may come from a stranger."""
-        width, bins = len(FEATURES), len(self.steps) + 1
+        steps = self.steps if isinstance(self.steps, tuple) else ()
+        width, bins = len(FEATURES), len(steps) + 1
         lengths = {"mean": width, "scale": width, "here": width + 1, "right": width + 1,
                    "radius50_m": bins, "radius90_m": bins, "steps": bins - 1}  # fmt: skip
         for name, length in lengths.items():

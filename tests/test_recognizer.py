@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from selavpr import (
     reranking,
 )
 from selavpr.building import build
+from selavpr.confidence import FEATURES, Calibration
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex
 from selavpr.recognizer import Recognizer
@@ -309,3 +311,102 @@ def test_agreeing_candidates_pull_the_answer(
     found = recognizer.recognize(drawn(5))
     leader = found.candidates[0].place.location
     assert found.location.location.distance_m(leader) < 0.01
+
+
+# Batches, depth, calibration
+
+
+def test_many_photos_give_the_answers_of_each(recognizer: Recognizer, tmp_path: Path) -> None:
+    photos = [drawn(1), tmp_path / "absent.jpg", drawn(20), drawn(5), b"no photo"]
+    done: list[int] = []
+    found = list(recognizer.recognize_many(photos, top_k=4, batch_size=2, progress=done.append))
+    assert done == [1, 2, 3, 4, 5]
+    for photo, one in zip(photos, found, strict=True):
+        if isinstance(photo, Image.Image):
+            assert isinstance(one, Recognition)
+            single, many = answer(recognizer.recognize(photo, top_k=4)), answer(one)
+            for a, b in zip(single.pop("candidates"), many.pop("candidates"), strict=True):
+                # A batch may add in another order: the last digits of a cosine may differ.
+                assert a.pop("similarity") == pytest.approx(b.pop("similarity"), abs=2e-6)
+                assert a == b
+            assert list(one.timings_ms) == STAGES
+        else:
+            assert isinstance(one, PhotoError)
+    assert list(recognizer.recognize_many([])) == []
+
+
+def test_many_photos_are_read_as_they_are_needed(recognizer: Recognizer) -> None:
+    opened: list[int] = []
+
+    def photos() -> Iterator[Image.Image]:
+        for number in range(10):
+            opened.append(number)
+            yield drawn(number)
+
+    found = recognizer.recognize_many(photos(), batch_size=3, rerank=False)
+    first = next(found)
+    assert isinstance(first, Recognition) and first.candidates[0].place.place_id == "p0"
+    assert opened == [0, 1, 2]
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"top_k": 0}, {"rerank_depth": 0}])
+def test_many_photos_with_wrong_options(recognizer: Recognizer, wrong: dict[str, int]) -> None:
+    with pytest.raises(OptionError):
+        recognizer.recognize_many([], **wrong)
+
+
+def test_more_are_re_ranked_than_shown(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = [5, 6, 7, 8, 90, 10]
+    monkeypatch.setattr(Recognizer, "_counts", lambda self, features, rows: counts[: len(rows)])
+    found = recognizer.recognize(drawn(1), top_k=2, rerank_depth=6)
+    assert [(c.rank, c.global_rank, c.matches) for c in found.candidates] == [
+        (1, 5, 90),
+        (2, 6, 10),
+    ]
+    everything = recognizer.recognize(drawn(1), top_k=6)
+    assert found.global_location == everything.global_location
+    assert found.location.location == everything.location.location
+
+
+def test_fewer_are_re_ranked_than_shown(recognizer: Recognizer) -> None:
+    found = recognizer.recognize(drawn(1), top_k=5, rerank_depth=2)
+    assert [c.rank for c in found.candidates] == [1, 2, 3, 4, 5]
+    assert [c.matches is None for c in found.candidates] == [False, False, True, True, True]
+    assert [c.global_rank for c in found.candidates[2:]] == [3, 4, 5]
+
+
+def calibrated(network: SelaVPR, built: Path, **changes: object) -> Recognizer:
+    width = len(FEATURES)
+    # Only the share of matches counts: half of the descriptors is the middle of the curve.
+    line = (0.0, 20.0, *(0.0,) * (width - 1))
+    calibration = Calibration((0.5, *(0.0,) * (width - 1)), (1.0,) * width, line, line, 0.2, 0.5,
+                              0.9, (0.5,), (40.0, 4.0), (90.0, 9.0), 20, 50, 50)  # fmt: skip
+    index = PlaceIndex.open(built)
+    fields = {**calibration.to_dict(), **changes}
+    index.manifest = dataclasses.replace(index.manifest, calibration=fields)
+    return Recognizer(network, index)
+
+
+def test_a_calibrated_index_says_how_sure(network: SelaVPR, built: Path) -> None:
+    known = calibrated(network, built).recognize(drawn(3)).location
+    assert known.verdict == "sure" and known.confidence is not None and known.confidence > 0.9
+    assert (known.radius50_m, known.radius90_m) == (4, 9)
+    alone = calibrated(network, built).recognize(drawn(3), rerank=False).location
+    assert alone.confidence is None and alone.radius50_m is None
+    strict = calibrated(network, built, not_here_below=1.0).recognize(drawn(99)).location
+    assert strict.verdict == "not here" and (strict.radius50_m, strict.radius90_m) == (40, 90)
+
+
+def test_a_damaged_calibration_is_refused_when_loading(network: SelaVPR, built: Path) -> None:
+    with pytest.raises(IndexFileError, match="calibration in the index is damaged"):
+        calibrated(network, built, here=[1])
+
+
+def test_evidence_of_a_known_photo(recognizer: Recognizer) -> None:
+    found = recognizer.recognize(drawn(3))
+    evidence = recognizer.evidence(found)
+    assert evidence.agreeing > 0.99 and evidence.similarity == pytest.approx(1, abs=1e-4)
+    assert evidence.share == (found.candidates[0].matches or 0) / 169
+    assert evidence.lead > 0.2 and evidence.similarity_lead > 0 and evidence.margin > 5

@@ -1,0 +1,324 @@
+"""Fit the confidence of an index to photos whose place is known, and keep it in the index.
+
+Two small logistic regressions over the evidence (see ``confidence``): "the photo shows the city"
+and "the answer is right". Thresholds and radii are set on probabilities of photos that the
+regression was not fitted to (cross-validation), since those it has seen look better than they are;
+radii are conformal quantiles. What the report claims is measured likewise: thresholds and radii
+are set on four fifths of the photos and tried on the last, in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selavpr import metrics
+from selavpr.confidence import (
+    RIGHT_M,
+    Calibration,
+    Evidence,
+    Verdict,
+    logistic,
+)
+from selavpr.errors import IndexFileError, OptionError
+from selavpr.indexfiles import MANIFEST, manifest_text, read_manifest
+
+FEWEST = FOLDS = 5
+"""Folds of the cross-validation, each of which needs a photo of the city and one from elsewhere."""
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+"""Strengths of the regularisation, in units of one photo per standardised weight, that are tried;
+the one that predicts held-out photos best is taken."""
+
+SURE_SHARE = 0.95
+"""Of the answers called sure, this share was right on photos held out..."""
+SURE_FROM, SURE_CASES = 0.8, 10
+"""...at this probability or more, and at least so many of them; else nothing is called sure."""
+
+WRONGLY_REFUSED = 0.05
+"""At most this share of the city's own photos is told that it is not here."""
+
+PER_STEP = 20
+"""Photos for each step of the radii: a 90 % quantile needs at least nine."""
+MOST_STEPS = 5
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One calibration photo.
+
+    Attributes:
+        evidence: for the answer it got.
+        error_m: from the answer to where it was taken; None for a photo from elsewhere.
+        condition: such as ``"night"``.
+    """
+
+    evidence: Evidence
+    error_m: float | None
+    condition: str = ""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Everything that is set on held-out probabilities."""
+
+    not_here_below: float
+    sure_from: float
+    steps: tuple[float, ...]
+    radius50_m: tuple[float, ...]
+    radius90_m: tuple[float, ...]
+
+
+def fit(samples: Sequence[Sample], top_k: int) -> tuple[Calibration, dict[str, Any]]:
+    """Fit a calibration.
+
+    Args:
+        samples: photos of the city and from elsewhere; the shares in which the city's own and
+            others will come are taken to be as here.
+        top_k: candidates that were re-ranked.
+
+    Returns:
+        The calibration, and what held-out photos say of it, see ``quality``.
+
+    Raises:
+        OptionError: there are too few photos of one kind.
+    """
+    inside = np.array([s.error_m is not None for s in samples], dtype=bool)
+    for count, what in ((inside.sum(), "of the city"), ((~inside).sum(), "from elsewhere")):
+        if count < FEWEST:
+            raise OptionError(
+                f"Calibration needs at least {FEWEST} photos {what}; there are {count}."
+            )
+    errors = np.array([math.inf if s.error_m is None else s.error_m for s in samples])
+    right = errors <= RIGHT_M
+    raw = np.stack([s.evidence.vector() for s in samples])
+    mean, scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-6)
+    z = (raw - mean) / scale
+    folds = _folds(inside)
+    held: dict[str, Floats] = {}
+    weights: dict[str, Floats] = {}
+    for name, labels in (("here", inside), ("right", right)):
+        tried = {s: _held_out(z, labels, folds, s) for s in STRENGTHS}
+        best = min(tried, key=lambda s: _log_loss(tried[s], labels))
+        held[name], weights[name] = tried[best], fit_logistic(z, labels, best)
+    cut = _cut(held["here"], held["right"], inside, errors)
+    calibration = _calibration(mean, scale, weights, cut, top_k, inside)
+    parts = [
+        _cut(held["here"][o], held["right"][o], inside[o], errors[o])
+        for o in (folds != f for f in range(FOLDS))
+    ]
+    trials = [_calibration(mean, scale, weights, part, top_k, inside) for part in parts]
+    verdicts: list[Verdict] = [
+        trials[f].verdict(h, r) for f, h, r in zip(folds, held["here"], held["right"], strict=True)
+    ]
+    steps = [
+        int(np.searchsorted(parts[f].steps, r, "right"))
+        for f, r in zip(folds, held["right"], strict=True)
+    ]
+    radii = [
+        (parts[f].radius50_m[s], parts[f].radius90_m[s]) for f, s in zip(folds, steps, strict=True)
+    ]
+    return calibration, quality(held["here"], held["right"], errors, verdicts, radii)
+
+
+def quality(
+    here: Floats,
+    right: Floats,
+    errors_m: Floats,
+    verdicts: Sequence[Verdict],
+    radii: Sequence[tuple[float, float]],
+) -> dict[str, Any]:
+    """How good verdicts, probabilities and radii are.
+
+    Args:
+        here: ``[n]`` probabilities that the photo shows the city.
+        right: ``[n]`` probabilities that the answer is right; or ``here`` again where unknown.
+        errors_m: ``[n]`` metres from the answer to the truth; infinite for photos from elsewhere.
+        verdicts: in words.
+        radii: metres that are to hold 50 % and 90 % of the truths.
+
+    Returns:
+        Areas under curves, expected calibration errors, how many got which verdict and how many of
+        those were right, and the share of truths inside each radius; None where undefined.
+    """
+    inside, correct = np.isfinite(errors_m), errors_m <= RIGHT_M
+    words = np.array(verdicts)
+    near, far = (np.array([pair[i] for pair in radii]) for i in (0, 1))
+
+    def share(of: Flags) -> float | None:
+        return float(of.mean()) if of.size else None
+
+    return {
+        "photos_of_the_city": int(inside.sum()),
+        "photos_from_elsewhere": int((~inside).sum()),
+        "auc_in_city": metrics.roc_auc(here, inside),
+        "average_precision_in_city": metrics.average_precision(here, inside),
+        "calibration_error_in_city": metrics.calibration_error(here, inside),
+        "auc_right": metrics.roc_auc(right, correct),
+        "average_precision_right": metrics.average_precision(right, correct),
+        "calibration_error_right": metrics.calibration_error(right, correct),
+        "verdicts": {
+            word: {
+                "photos": int((words == word).sum()),
+                "right": share(correct[words == word]),
+                "from_elsewhere": int(((words == word) & ~inside).sum()),
+            }
+            for word in ("sure", "probably", "unsure", "not here")
+        },
+        "inside_radius50": share(errors_m[inside] <= near[inside]),
+        "inside_radius90": share(errors_m[inside] <= far[inside]),
+    }
+
+
+def store(folder: Path, calibration: Calibration | None) -> None:
+    """Write a calibration into an index: its manifest is replaced whole, with a new checksum.
+
+    Raises:
+        IndexFileError: there is no index, or it cannot be written.
+    """
+    manifest = read_manifest(folder)
+    if not manifest.is_intact():
+        raise IndexFileError(
+            f"{MANIFEST} in {folder} was changed after the index was built; get the index anew, "
+            "or build it again, before calibrating it."
+        )
+    fields = None if calibration is None else calibration.to_dict()
+    changed = dataclasses.replace(manifest, calibration=fields).sealed()
+    partial = folder / f".{MANIFEST}.tmp"
+    try:
+        partial.write_text(manifest_text(changed), encoding="utf-8")
+        partial.replace(folder / MANIFEST)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise IndexFileError(f"Cannot write {MANIFEST}: {error.strerror or error}.") from error
+
+
+def fit_logistic(z: Floats, labels: Flags, strength: float) -> Floats:
+    """Logistic regression by Newton's method: the same numbers on every run.
+
+    Labels are drawn in a little from 0 and 1 (Platt 1999), so that separable or one-sided data
+    give finite weights and no claim of certainty.
+
+    Args:
+        z: ``[n, F]`` standardised features.
+        labels: ``[n]``.
+        strength: of the penalty on squared weights; the intercept is free.
+
+    Returns:
+        ``[1 + F]``, the intercept first.
+    """
+    positive, negative = int(labels.sum()), int((~labels).sum())
+    target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    columns = np.column_stack([np.ones(len(z)), z])
+    penalty = np.full(columns.shape[1], strength)
+    penalty[0] = 1e-9
+    weights = np.zeros(columns.shape[1])
+
+    def loss(w: Floats) -> float:
+        line = columns @ w
+        return float((np.logaddexp(0, line) - target * line).sum() + (penalty * w * w).sum() / 2)
+
+    for _ in range(50):
+        p = logistic(weights, z)
+        gradient = columns.T @ (p - target) + penalty * weights
+        curvature = (columns * (p * (1 - p) + 1e-9)[:, None]).T @ columns + np.diag(penalty)
+        step = np.linalg.solve(curvature, gradient)
+        # Newton's step may overshoot where the curve is flat: halve it until it helps.
+        while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-12:
+            step = step / 2
+        weights = weights - step
+        if np.abs(step).max() < 1e-10:
+            break
+    return weights
+
+
+def _folds(inside: Flags) -> NDArray[np.int64]:
+    """A fold for each photo, both kinds spread evenly; the same every time."""
+    folds = np.zeros(len(inside), dtype=np.int64)
+    rng = np.random.default_rng(0)
+    for kind in (True, False):
+        members = rng.permutation(np.flatnonzero(inside == kind))
+        folds[members] = np.arange(len(members)) % FOLDS
+    return folds
+
+
+def _held_out(z: Floats, labels: Flags, folds: NDArray[np.int64], strength: float) -> Floats:
+    """For each photo the probability by a regression fitted to the other folds."""
+    found = np.zeros(len(z))
+    for fold in range(FOLDS):
+        mine = folds == fold
+        found[mine] = logistic(fit_logistic(z[~mine], labels[~mine], strength), z[mine])
+    return found
+
+
+def _log_loss(probabilities: Floats, labels: Flags) -> float:
+    p = np.clip(probabilities, 1e-9, 1 - 1e-9)
+    return float(-np.log(np.where(labels, p, 1 - p)).mean())
+
+
+def _cut(here: Floats, right: Floats, inside: Flags, errors_m: Floats) -> _Cut:
+    """Thresholds and radii from held-out probabilities."""
+    correct = errors_m <= RIGHT_M
+    order = np.argsort(-right, kind="stable")
+    cases = np.arange(1, len(order) + 1)
+    good = np.cumsum(correct[order]) / cases
+    safe = (good >= SURE_SHARE) & (cases >= SURE_CASES) & (right[order] >= SURE_FROM)
+    sure_from = float(right[order][np.flatnonzero(safe)[-1]]) if safe.any() else 1.5
+    refused = np.sort(here[inside])[int(WRONGLY_REFUSED * inside.sum())]
+    p, errors = right[inside], errors_m[inside]
+    bins = max(1, min(MOST_STEPS, len(p) // PER_STEP))
+    steps = np.quantile(p, np.arange(1, bins) / bins) if bins > 1 else np.empty(0)
+    member = np.searchsorted(steps, p, "right")
+    near, far = (
+        [conformal(errors[member == b], share) for b in range(bins)] for share in (0.5, 0.9)
+    )
+    # Less evidence never promises a smaller radius; the larger of two keeps the promise.
+    for radii in (near, far):
+        for b in range(bins - 2, -1, -1):
+            radii[b] = max(radii[b], radii[b + 1])
+    return _Cut(min(0.5, float(refused)), sure_from, tuple(steps.tolist()), tuple(near), tuple(far))
+
+
+def conformal(errors_m: Floats, share: float) -> float:
+    """The radius that holds a new truth with at least this probability (split conformal).
+
+    With n errors seen, it is the ceil((n + 1) share)-th smallest; the largest where there is none
+    such; rounded up to a decimetre.
+    """
+    if not errors_m.size:
+        return 0.0
+    rank = min(math.ceil((errors_m.size + 1) * share), errors_m.size)
+    return math.ceil(float(np.sort(errors_m)[rank - 1]) * 10) / 10
+
+
+def _calibration(
+    mean: Floats, scale: Floats, weights: dict[str, Floats], cut: _Cut, top_k: int, inside: Flags
+) -> Calibration:
+    def rounded(values: Floats) -> tuple[float, ...]:
+        return tuple(float(f"{x:.9g}") for x in values)
+
+    return Calibration(
+        mean=rounded(mean),
+        scale=rounded(scale),
+        here=rounded(weights["here"]),
+        right=rounded(weights["right"]),
+        not_here_below=cut.not_here_below,
+        probably_from=0.5,
+        sure_from=cut.sure_from,
+        steps=cut.steps,
+        radius50_m=cut.radius50_m,
+        radius90_m=cut.radius90_m,
+        top_k=top_k,
+        photos=int(inside.sum()),
+        outside=int((~inside).sum()),
+    )

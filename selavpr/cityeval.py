@@ -1,0 +1,288 @@
+"""An index put to the test: photos whose place is known, and photos from elsewhere.
+
+The photos come as a table with the columns image, latitude, longitude and, where there are such,
+condition, role (``query``, or ``outside`` for photos from elsewhere; other rows are passed over)
+and split. What the recogniser answers is kept in a journal, so that a stopped run goes on, and so
+that another calibration can be judged without recognising anything again.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selavpr.calibration import Sample, quality
+from selavpr.confidence import Calibration, Evidence, Verdict, verdict
+from selavpr.errors import LocationError, OptionError, SelaVPRError
+from selavpr.evaluation import FUSED, GLOBAL, NS, RERANKED, Evaluation, summarise
+from selavpr.geo import Location
+from selavpr.index import PlaceIndex
+from selavpr.journal import Journal
+from selavpr.layouts import photo_files
+from selavpr.recognizer import Recognizer
+from selavpr.reranking import order_of
+from selavpr.structs import Recognition
+from selavpr.tables import find_table, read_table
+
+QUERY, OUTSIDE = "query", "outside"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A photo to put the index to the test with.
+
+    Attributes:
+        path: the photo.
+        location: where it was taken; None for a photo from elsewhere.
+        condition: such as ``"night"``; empty where unknown.
+    """
+
+    path: Path
+    location: Location | None
+    condition: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the recogniser said of a query.
+
+    Attributes:
+        query: the photo.
+        rows: of the candidates, in their global order.
+        matches: of each candidate.
+        location: the fused position.
+        evidence: for the answer.
+        milliseconds: by stage.
+    """
+
+    query: Query
+    rows: list[int]
+    matches: list[int]
+    location: Location
+    evidence: Evidence
+    milliseconds: dict[str, float]
+
+    @property
+    def error_m(self) -> float | None:
+        """From the answer to the truth; None for a photo from elsewhere."""
+        truth = self.query.location
+        return None if truth is None else truth.distance_m(self.location)
+
+
+def read_queries(
+    source: Path, *, split: str | None = None, outside: Path | None = None
+) -> list[Query]:
+    """The photos of a table, those of the city first.
+
+    Args:
+        source: the table, or the folder that holds it.
+        split: take only rows whose column ``split`` says this.
+        outside: a folder of photos from elsewhere to add.
+
+    Raises:
+        OptionError: no table, no such split, or no row that is a query.
+        LocationError: a query's coordinates are no place on Earth.
+        PhotoError: a row names a photo outside the table's folder.
+    """
+    table = find_table(source)
+    keep = {} if split is None else {"split": split}
+    if _has_roles(table):
+        rows = read_table(table, {**keep, "role": QUERY})
+        others = read_table(table, {**keep, "role": OUTSIDE}, need_location=False)
+    else:
+        rows, others = read_table(table, keep), []
+    if not rows:
+        wanted = f" of the split {split!r}" if split is not None else ""
+        raise OptionError(f"{table} has no queries{wanted}.")
+    found = [Query(row.path, row.location, row.texts.get("condition", "")) for row in rows]
+    found += [Query(row.path, None, row.texts.get("condition", "")) for row in others]
+    if outside is not None:
+        if not outside.is_dir():
+            raise OptionError(f"There is no folder {outside}.")
+        found += [Query(path, None) for path in photo_files(outside)]
+    return found
+
+
+def ask(
+    recognizer: Recognizer,
+    queries: Sequence[Query],
+    journals: Path,
+    *,
+    top_k: int = 20,
+    progress: Progress = lambda done, total: None,
+) -> tuple[list[Answer], list[str]]:
+    """Recognise the queries that no earlier run has.
+
+    Args:
+        recognizer: of the index.
+        queries: in any order.
+        journals: folder for what is done.
+        top_k: candidates to re-rank.
+        progress: called with queries done and queries in all.
+
+    Returns:
+        An answer for each query that could be read, and a sentence for each that could not.
+
+    Raises:
+        OptionError: an option is out of range, or the journal cannot be written.
+    """
+    settings = {
+        "index": recognizer.index.manifest.files,
+        "model": recognizer.model.fingerprint(),
+        "precision": str(recognizer.model.precision),
+        "device": recognizer.model.device.type,
+        "top_k": top_k,
+    }
+    answers: list[Answer] = []
+    problems: list[str] = []
+    with Journal(journals, "answers", settings) as journal:
+        missing = [q for q in queries if _key(q) not in journal.done]
+        done = len(queries) - len(missing)
+        progress(done, len(queries))
+        found = recognizer.recognize_many([q.path for q in missing], top_k=top_k)
+        for query, recognition in zip(missing, found, strict=True):
+            if isinstance(recognition, SelaVPRError):
+                problems.append(f"{query.path}: {recognition}")
+            else:
+                journal.add(_key(query), _record(recognizer, recognition))
+            done += 1
+            progress(done, len(queries))
+        for query in queries:
+            if record := journal.done.get(_key(query)):
+                answers.append(_answer(query, record))
+    return answers, problems
+
+
+def samples(answers: Sequence[Answer]) -> list[Sample]:
+    """The answers as calibration takes them."""
+    return [Sample(a.evidence, a.error_m, a.query.condition) for a in answers]
+
+
+def evaluate(
+    index: PlaceIndex,
+    answers: Sequence[Answer],
+    *,
+    distance_m: float = 25.0,
+    calibration: Calibration | None = None,
+) -> Evaluation:
+    """Recall, errors and verdict quality of answers.
+
+    Args:
+        index: that gave them.
+        answers: to queries of the city and from elsewhere.
+        distance_m: candidates this close to the truth are right.
+        calibration: to judge the answers by; the uncalibrated rule when None.
+
+    Raises:
+        OptionError: there is no answer to a query of the city.
+    """
+    places = index.places
+    known = [(a, a.query.location) for a in answers if a.query.location is not None]
+    truths, first, best, fused = [], [], [], []
+    for answer, truth in known:
+        metres = [truth.distance_m(place.location) for place in places]
+        truths.append({row for row, far in enumerate(metres) if far <= distance_m})
+        first.append(metres[answer.rows[0]])
+        best.append(metres[_reranked(answer)[0]])
+        fused.append(truth.distance_m(answer.location))
+    rows = summarise(
+        [a.query.condition for a, _ in known],
+        truths,
+        len(places),
+        {GLOBAL: [a.rows for a, _ in known], RERANKED: [_reranked(a) for a, _ in known]},
+        {GLOBAL: first, RERANKED: best, FUSED: fused},
+        NS[:3],
+    )
+    total = [sum(a.milliseconds.values()) for a in answers]
+    facts: dict[str, Any] = {
+        "references": len(places),
+        "candidates re-ranked": max(len(a.rows) for a in answers),
+        "fused position within the distance": float(np.mean(np.array(fused) <= distance_m)),
+        "milliseconds per photo (median)": float(np.median(total)),
+    }
+    facts |= _verdicts(answers, calibration)
+    protocol = (
+        f"A candidate is right within {distance_m:g} m of where the photo was taken, whichever way "
+        "it looks; errors are from the position given to that place.",
+        "Recall with 95 % bootstrap intervals over the photos; chance is a random order.",
+    )
+    return Evaluation(index.manifest.title, protocol, rows, facts)
+
+
+def _verdicts(answers: Sequence[Answer], calibration: Calibration | None) -> dict[str, Any]:
+    errors = np.array([np.inf if a.error_m is None else a.error_m for a in answers])
+    if calibration is None:
+        words: list[Verdict] = [verdict(a.evidence) for a in answers]
+        unknown = np.full(len(answers), 0.5)
+        said = quality(unknown, unknown, errors, words, [(0.0, 0.0)] * len(answers))
+        return {"calibrated": False, "verdicts": said["verdicts"]}
+    judged = [calibration.judge(a.evidence) for a in answers]
+    return {
+        "calibrated": True,
+        **quality(
+            np.array([j.confidence for j in judged]),
+            np.array([j.right for j in judged]),
+            errors,
+            [j.verdict for j in judged],
+            [(j.radius50_m, j.radius90_m) for j in judged],
+        ),
+    }
+
+
+def _reranked(answer: Answer) -> list[int]:
+    return [answer.rows[i] for i in order_of(answer.matches)]
+
+
+def _record(recognizer: Recognizer, found: Recognition) -> dict[str, Any]:
+    candidates = found.by_global_rank
+    place = found.location.location
+    return {
+        "rows": [c.row for c in candidates],
+        "matches": [c.matches or 0 for c in candidates],
+        "location": [place.latitude, place.longitude],
+        "evidence": dataclasses.asdict(recognizer.evidence(found)),
+        "milliseconds": {stage: round(ms, 1) for stage, ms in found.timings_ms.items()},
+    }
+
+
+def _answer(query: Query, record: dict[str, Any]) -> Answer:
+    try:
+        return Answer(
+            query,
+            [int(row) for row in record["rows"]],
+            [int(count) for count in record["matches"]],
+            Location(*record["location"]),
+            Evidence(**record["evidence"]),
+            dict(record["milliseconds"]),
+        )
+    except (KeyError, TypeError, ValueError, LocationError) as error:
+        raise OptionError(
+            f"The journal's record of {query.path} is damaged ({error}); delete the journal."
+        ) from error
+
+
+def _key(query: Query) -> str:
+    """Names a photo and the state of its file: a changed photo is recognised again."""
+    try:
+        about = os.stat(query.path)
+        return f"{query.path} {about.st_size} {about.st_mtime_ns}"
+    except OSError:
+        return str(query.path)
+
+
+def _has_roles(table: Path) -> bool:
+    """Whether a table says which of its photos are queries."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return "role" in next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
