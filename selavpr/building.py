@@ -1,66 +1,41 @@
 """From photos to an index: extract, keep what is done, write, swap.
 
-All of it happens in one hidden folder beside the index, so that the index itself is never seen
-half-made::
-
-    .NAME.building/
-        lock             held while a build runs
-        parts/           features, saved in small parts while they are extracted
-        new/             the index being written from them
-        old/             the index that was replaced, for the blink of an eye
-
 A build that was stopped, by whatever, goes on from the last whole part and gives the same bytes as
 one that was not: both read every feature back from the parts. Memory is bounded by a part and the
-global descriptors, whatever the number of photos.
+global descriptors, whatever the number of photos. ``writing`` says where it all lies meanwhile.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import dataclasses
 import io
 import os
-import shutil
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import faiss
-import numpy as np
 import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from selavpr.codec import TokenCodec
 from selavpr.errors import IndexFileError, OptionError, PhotoError
 from selavpr.images import load_image
-from selavpr.index import PlaceIndex, replaced, work_folder
+from selavpr.index import PlaceIndex
 from selavpr.indexfiles import (
-    BASEMAP,
-    CODEC,
-    CODES,
-    COLUMNS,
-    GLOBAL,
-    GRIDS,
-    MANIFEST,
-    PLACES,
-    SCALES,
+    OWN_FILES,
     Manifest,
-    checksum,
     holds_index,
     is_inside,
-    manifest_text,
 )
+from selavpr.localcodecs import CODECS, TokensCodec
 from selavpr.model import SelaVPR
+from selavpr.searchers import SEARCHES, Search
 from selavpr.sources import SourcePhoto
-from selavpr.structs import Place
 from selavpr.weights import digest
+from selavpr.writing import Entry, replacing, write
+
+__all__ = ["DEFAULT_RANK", "Entry", "build", "extracted", "stored_photo", "write"]
 
 PART = 16
 """Photos per saved part: some five seconds of work on two cores, all that a stop can cost."""
@@ -69,30 +44,10 @@ STORED_SIDE = 640
 STORED_QUALITY = 85
 """Longest side and JPEG quality of the photos kept in the index: for people to look at."""
 
-DEFAULT_RANK = 96
+DEFAULT_RANK = TokensCodec.DEFAULT_RANK
 """Bytes a token takes in the index, beside two for its scale: 25 KB a photo at 16 x 16 tokens."""
 
-SAMPLE = 65536
-"""Tokens that settle the code, taken evenly from all photos."""
-
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One reference photo on its way into an index.
-
-    Attributes:
-        place: id, position and what else is known; ``place.image`` is its path inside the index.
-        photo: JPEG bytes of the photo as stored, without metadata.
-        descriptor: ``[D]`` global descriptor.
-        tokens: ``[h, w, C]``.
-    """
-
-    place: Place
-    photo: bytes
-    descriptor: Tensor
-    tokens: Tensor
 
 
 def build(
@@ -101,7 +56,9 @@ def build(
     model: SelaVPR,
     manifest: Manifest,
     *,
-    rank: int = DEFAULT_RANK,
+    local: str = "tokens",
+    rank: int | None = None,
+    search: Search = "auto",
     basemap: Path | None = None,
     batch_size: int = 8,
     progress: Progress = lambda done, total: None,
@@ -113,7 +70,12 @@ def build(
         photos: where the photos are and what is known of their places.
         model: extracts the features; the index will be bound to it.
         manifest: name, title, licence and attribution; the rest is filled in.
-        rank: components kept of each token, see ``codec.TokenCodec``; at most the model's width.
+        local: how local features are kept: ``"tokens"``, ``"dense"``, ``"keypoint"``,
+            ``"product"`` or ``"none"``, see ``localcodecs``.
+        rank: components kept of each token (tokens), bytes per descriptor (product), or
+            descriptors per photo (keypoint); None for the default of each.
+        search: ``"flat"`` is exact, ``"ivf"`` is for many photos, ``"auto"`` chooses; the
+            manifest's ``search`` says what it costs.
         basemap: GeoJSON to copy in.
         batch_size: photos per pass through the network.
         progress: called with photos done and photos in all.
@@ -127,43 +89,43 @@ def build(
             cannot be written.
     """
     out = Path(out).resolve()
-    _check(out, photos, rank, batch_size, basemap)
-    work = work_folder(out)
-    lock = work / "lock"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
-            made, problems = _build(
-                out, photos, model, manifest, rank, basemap, batch_size, progress
-            )
-    except Timeout as error:
-        raise IndexFileError(
-            f"Another build of {out} is running; wait until it is done."
-        ) from error
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise IndexFileError(
-            f"Cannot write the index to {out}: {reason}. What is done so far is kept in {work}, "
-            "and the next build goes on from there."
-        ) from error
-    with contextlib.suppress(OSError):  # another build may have begun to use them
-        lock.unlink(missing_ok=True)
-        work.rmdir()
-    return made, problems
+    _check(out, photos, batch_size, basemap)
+    if local not in CODECS:
+        raise OptionError(f"local must be one of {', '.join(CODECS)}, not {local!r}.")
+    if search not in SEARCHES:
+        raise OptionError(f"search must be one of {', '.join(SEARCHES)}, not {search!r}.")
+    if rank is not None and rank < 1:
+        raise OptionError(f"rank must be 1 or more, not {rank}.")
+    manifest = dataclasses.replace(manifest, fingerprint=model.fingerprint())
+    with replacing(out) as new:
+        entries, problems = extracted(new.parent / "parts", photos, model, batch_size, progress)
+        if not write(
+            new, entries, manifest,
+            network=model, local=local, rank=rank, search=search, basemap=basemap,
+        ):  # fmt: skip
+            raise IndexFileError(f"None of the {len(photos)} photos is usable. {problems[0]}")
+    return PlaceIndex.open(out), problems
 
 
-def _check(
-    out: Path, photos: Sequence[SourcePhoto], rank: int, batch_size: int, basemap: Path | None
-) -> None:
+def _check(out: Path, photos: Sequence[SourcePhoto], batch_size: int, basemap: Path | None) -> None:
     """Find out before hours of work what would make them useless."""
-    if not photos:
-        raise OptionError("There are no photos to index.")
     if out.exists() and not holds_index(out) and (not out.is_dir() or any(out.iterdir())):
         raise IndexFileError(f"{out} exists and is not an index; choose another place.")
-    if rank < 1 or batch_size < 1:
-        raise OptionError(f"rank and batch size must be 1 or more, not {rank} and {batch_size}.")
+    if batch_size < 1:
+        raise OptionError(f"batch size must be 1 or more, not {batch_size}.")
     if basemap is not None and not basemap.is_file():
         raise OptionError(f"There is no basemap at {basemap}.")
+    check_photos(photos)
+
+
+def check_photos(photos: Sequence[SourcePhoto]) -> None:
+    """Whether ids and names are such as an index can hold.
+
+    Raises:
+        OptionError: there are no photos, or an id or image repeats or is no name for a file.
+    """
+    if not photos:
+        raise OptionError("There are no photos to index.")
     for what in ("place_id", "image"):
         seen: set[str] = set()
         for photo in photos:
@@ -171,27 +133,32 @@ def _check(
             if value in seen:
                 raise OptionError(f"The {what} {value!r} appears twice; each must be unique.")
             seen.add(value)
-    own = {MANIFEST, PLACES, GLOBAL, CODES, SCALES, GRIDS, CODEC, BASEMAP}
     for photo in photos:
         image = photo.place.image
-        if not is_inside(image) or PurePosixPath(image).parts[0] in own:
+        if not is_inside(image) or PurePosixPath(image).parts[0] in OWN_FILES:
             raise OptionError(f"{image!r} is no path for a photo inside an index.")
 
 
-def _build(
-    out: Path,
-    photos: Sequence[SourcePhoto],
-    model: SelaVPR,
-    manifest: Manifest,
-    rank: int,
-    basemap: Path | None,
-    batch_size: int,
-    progress: Progress,
-) -> tuple[PlaceIndex, list[str]]:
-    work, old = work_folder(out), replaced(out)
-    (work / "parts").mkdir(exist_ok=True)
-    if holds_index(old) and not holds_index(out):
-        old.rename(out)  # a build was killed between the two renamings below
+def extracted(
+    folder: Path, photos: Sequence[SourcePhoto], model: SelaVPR, batch_size: int, progress: Progress
+) -> tuple[_Entries, list[str]]:
+    """Features of photos, kept in parts in a folder; parts that are there are not made again.
+
+    Args:
+        folder: for the parts.
+        photos: where they are.
+        model: extracts the features.
+        batch_size: photos per pass.
+        progress: called with photos done and photos in all.
+
+    Returns:
+        The entries, and a sentence for each photo that could not be used.
+
+    Raises:
+        IndexFileError: the model gives no usable features.
+        OSError: a part cannot be written.
+    """
+    folder.mkdir(exist_ok=True)
     fingerprint = model.fingerprint()
     parts: list[tuple[Sequence[SourcePhoto], Path]] = []
     problems: list[str] = []
@@ -200,29 +167,14 @@ def _build(
         key = digest(
             [fingerprint, str(model.precision), model.device.type, batch_size, _state(group)]
         )
-        path = work / "parts" / f"{key.partition(':')[2]}.safetensors"
+        path = folder / f"{key.partition(':')[2]}.safetensors"
         parts.append((group, path))
         if _read_part(path) is None:
             _write_part(path, *_extract(group, model, batch_size))
         with safetensors.safe_open(path, framework="pt") as part:
             problems += [text for _, text in sorted((part.metadata() or {}).items())]
         progress(start + len(group), len(photos))
-    entries = _Entries(parts)
-    new = work / "new"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    if not write(
-        new, entries, dataclasses.replace(manifest, fingerprint=fingerprint), rank, basemap
-    ):
-        raise IndexFileError(f"None of the {len(photos)} photos is usable. {problems[0]}")
-    PlaceIndex.open(new)  # what cannot be opened must not replace what can
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
-    for done in (old, work / "parts"):
-        shutil.rmtree(done, ignore_errors=True)
-    return PlaceIndex.open(out), problems
+    return _Entries(parts), problems
 
 
 class _Entries:
@@ -244,77 +196,6 @@ class _Entries:
                         part[f"{i}.descriptor"],
                         part[f"{i}.tokens"],
                     )
-
-
-def write(
-    folder: Path, entries: Sequence[Entry] | _Entries, manifest: Manifest, rank: int,
-    basemap: Path | None = None,
-) -> int:  # fmt: skip
-    """Write the files of an index into an empty folder; the manifest comes last.
-
-    Args:
-        folder: exists and is empty.
-        entries: in order of their rows; gone through three times.
-        manifest: count, bounds, files and checksum are filled in.
-        rank: components kept of each token; fewer when there are not as many.
-        basemap: GeoJSON to copy in.
-
-    Returns:
-        The number of entries; without any, nothing is written.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    descriptors: list[Tensor] = []
-    places: list[Place] = []
-    grids: list[tuple[int, int]] = []
-    for entry in entries:
-        places.append(_clean(entry.place))
-        descriptors.append(entry.descriptor)
-        grids.append((entry.tokens.shape[0], entry.tokens.shape[1]))
-    if not places:
-        return 0
-    _write_places(folder / PLACES, places)
-    searcher = faiss.IndexFlatIP(len(descriptors[0]))
-    searcher.add(torch.stack(descriptors).float().numpy())
-    # Through Python's file, so that a full disk is an OSError; faiss has its own.
-    (folder / GLOBAL).write_bytes(faiss.serialize_index(searcher).tobytes())
-    np.save(folder / GRIDS, np.array(grids, dtype=np.uint16))
-    each = -(-SAMPLE // len(places))
-    sample = torch.cat([_some_tokens(entry, each) for entry in entries])
-    codec = TokenCodec.fit(sample, min(rank, *sample.shape))
-    code = safetensors.torch.save({"mean": codec.mean, "basis": codec.basis})
-    (folder / CODEC).write_bytes(code)
-    tokens = sum(h * w for h, w in grids)
-    with (folder / CODES).open("wb") as codes_file, (folder / SCALES).open("wb") as scales_file:
-        _write_header(codes_file, np.dtype(np.int8), (tokens, codec.rank))
-        _write_header(scales_file, np.dtype(np.float16), (tokens,))
-        for place, entry in zip(places, entries, strict=True):
-            codes, scales = codec.encode(entry.tokens.flatten(0, 1))
-            codes_file.write(codes.tobytes())
-            scales_file.write(scales.tobytes())
-            path = folder / place.image
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(entry.photo)
-    if basemap is not None:
-        shutil.copyfile(basemap, folder / BASEMAP)
-    lat = [place.location.latitude for place in places]
-    lon = [place.location.longitude for place in places]
-    complete = dataclasses.replace(
-        manifest,
-        count=len(places),
-        bounds=(min(lat), min(lon), max(lat), max(lon)),
-        files={
-            path.relative_to(folder).as_posix(): {
-                "bytes": path.stat().st_size,
-                "sha256": checksum(path),
-            }
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
-    )
-    (folder / MANIFEST).write_text(manifest_text(complete.sealed()), encoding="utf-8")
-    return len(places)
 
 
 def stored_photo(path: Path) -> tuple[Image.Image, bytes]:
@@ -385,44 +266,3 @@ def _read_part(path: Path) -> dict[str, Tensor] | None:
         return state
     except (OSError, SafetensorError):
         return None  # not made yet, or cut off when the power went
-
-
-def _some_tokens(entry: Entry, count: int) -> Tensor:
-    """Up to so many tokens of a photo ``[n, C]`` float32, evenly spread over it."""
-    tokens = entry.tokens.flatten(0, 1)
-    if len(tokens) <= count:
-        return tokens.float()
-    return tokens[torch.arange(count) * len(tokens) // count].float()
-
-
-def _write_places(path: Path, places: Sequence[Place]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for p in places:
-            heading = "" if p.heading is None else f"{p.heading:.1f}"
-            position = (f"{p.location.latitude:.7f}", f"{p.location.longitude:.7f}")
-            row = (p.place_id, p.image, *position, heading, p.captured_at, p.street)
-            table.writerow((*row, p.credit, p.licence))
-
-
-def _write_header(
-    file: io.BufferedWriter, dtype: np.dtype[np.generic], shape: tuple[int, ...]
-) -> None:
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, about)
-
-
-def _clean(place: Place) -> Place:
-    """Without the line breaks and control characters that a table cannot hold."""
-
-    def plain(text: str) -> str:
-        kept = (" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-        return "".join(kept).strip()
-
-    texts: dict[str, Any] = {
-        field.name: plain(getattr(place, field.name))
-        for field in dataclasses.fields(place)
-        if field.name not in ("location", "heading")
-    }
-    return dataclasses.replace(place, **texts)

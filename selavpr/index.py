@@ -1,15 +1,16 @@
 """A searchable city: reference photos with their places, global descriptors and compact features.
 
-An index is a folder, written once (by ``building``) and then only read::
+An index is a folder, written once (by ``building`` or ``editing``) and then only read::
 
     manifest.json       format, model it belongs to, counts, bounds, licence, checksums
     places.csv          one row per photo: id, image, latitude, longitude, heading, ...
+    rows.npy            [n+1] uint64: where the rows of places.csv begin
     global.faiss        faiss index over the global descriptors, row by row the places
-    codes.npy           [T, r] int8 and
-    scales.npy          [T] float16: the coded tokens of all photos, one photo after another
+    codes.npy, ...      coded local features of all photos, one photo after another
     grids.npy           [n, 2] uint16: rows and columns of tokens of each photo
-    codec.safetensors   mean and basis of the code
+    codec.safetensors   the code of the local features
     images/             the photos, without metadata
+    photos.sha256       only of large indexes: checksums of the photos
     basemap.geojson     optional: streets, water and buildings, for a map without the internet
 
 Opening maps the large files into memory, so only what a query touches is read. An index may come
@@ -18,45 +19,63 @@ from a stranger: nothing in it is trusted until it has been checked, and nothing
 
 from __future__ import annotations
 
-import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from selavpr.codec import TokenCodec
-from selavpr.errors import IndexFileError
-from selavpr.geo import Location
+from selavpr.errors import IndexFileError, OptionError
 from selavpr.images import load_image
 from selavpr.indexfiles import (
     BASEMAP,
     CODEC,
-    CODES,
-    COLUMNS,
     GLOBAL,
     GRIDS,
     MANIFEST,
+    PHOTOS,
     PLACES,
-    SCALES,
     Manifest,
-    PlacesTable,
     checksum,
     holds_index,
     read_array,
     read_codec,
     read_json,
     read_manifest,
-    read_places,
     read_searcher,
+    read_sums,
 )
+from selavpr.localcodecs import Codec, Local, Network, Stored, TokensCodec
+from selavpr.placetable import PlaceTable
+from selavpr.searchers import Searcher
 from selavpr.structs import Place
 
 __all__ = ["MANIFEST", "Manifest", "PlaceIndex", "verify"]
+
+
+class Supply(Protocol):
+    """Brings parts of an index that is not whole on this machine, when they are needed."""
+
+    def need(self, name: str, start: int, stop: int) -> None:
+        """Have these bytes of a file."""
+
+    def need_file(self, name: str) -> None:
+        """Have a whole file, if there is such a one."""
+
+
+class _Whole:
+    """The supply of an index that is all there."""
+
+    def need(self, name: str, start: int, stop: int) -> None:
+        """They are here."""
+
+    def need_file(self, name: str) -> None:
+        """It is here."""
 
 
 class PlaceIndex:
@@ -66,28 +85,32 @@ class PlaceIndex:
         self,
         folder: Path,
         manifest: Manifest,
-        places: PlacesTable,
-        searcher: faiss.Index,
-        codec: TokenCodec,
-        codes: NDArray[np.int8],
-        scales: NDArray[np.float16],
+        places: PlaceTable,
+        searcher: Searcher,
+        codec: Codec,
+        arrays: Mapping[str, NDArray[Any]],
         grids: NDArray[np.uint16],
+        supply: Supply,
     ) -> None:
         """Use ``open``."""
         self.folder = folder
         self.manifest = manifest
         self.codec = codec
+        self.searcher = searcher
         self._places = places
-        self._searcher = searcher
-        self._codes = codes
-        self._scales = scales
+        self._arrays = arrays
         self._grids = grids
-        counts = grids.astype(np.int64).prod(axis=1)
+        self._supply = supply
+        counts = codec.counts(grids.astype(np.int64))
         self._starts = np.concatenate([[0], np.cumsum(counts)])
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> PlaceIndex:
+    def open(cls, folder: str | os.PathLike[str], *, supply: Supply | None = None) -> PlaceIndex:
         """Open an index folder.
+
+        Args:
+            folder: of the index.
+            supply: brings what is missing in the folder; see ``published``.
 
         Raises:
             IndexFileError: there is no index, or a part of it is missing, damaged or of another
@@ -97,29 +120,37 @@ class PlaceIndex:
         if not holds_index(folder) and holds_index(replaced(folder)):
             folder = replaced(folder)  # a build was killed while it swapped the new index in
         manifest = read_manifest(folder)
+        codec = read_codec(folder / CODEC, manifest.local)
         index = cls(
             folder,
             manifest,
-            read_places(folder / PLACES),
-            read_searcher(folder / GLOBAL),
-            read_codec(folder / CODEC),
-            read_array(folder / CODES, np.int8, 2),
-            read_array(folder / SCALES, np.float16, 1),
+            PlaceTable.open(folder),
+            read_searcher(folder / GLOBAL, manifest.probes),
+            codec,
+            {
+                name: read_array(folder / name, dtype, 2 if columns else 1)
+                for name, (dtype, columns) in codec.arrays.items()
+            },
             read_array(folder / GRIDS, np.uint16, 2),
+            supply or _Whole(),
         )
         index._check()
         return index
 
     def _check(self) -> None:
         """Whether the parts are of one index."""
-        codec, rows, tokens = self.codec, len(self), int(self._starts[-1])
+        rows, features = len(self), int(self._starts[-1])
+        arrays = self.codec.arrays
         fits = (
-            {self.manifest.count, self._searcher.ntotal, len(self._grids)} == {rows}
-            and {len(self._codes), len(self._scales)} == {tokens}
+            {self.manifest.count, len(self.searcher), len(self._grids)} == {rows}
             and self._grids.shape[1] == 2
             and bool(self._grids.all())
-            and self._codes.shape[1] == codec.rank
-            and self._searcher.d == codec.width
+            and all(len(array) == features for array in self._arrays.values())
+            and all(
+                array.shape[1:] == ((arrays[name][1],) if arrays[name][1] else ())
+                for name, array in self._arrays.items()
+            )
+            and (not isinstance(self.codec, TokensCodec) or self.codec.code.width == self.width)
         )
         if not fits:
             raise IndexFileError(f"The parts of the index in {self.folder} do not fit together.")
@@ -127,30 +158,20 @@ class PlaceIndex:
     @property
     def width(self) -> int:
         """Channels of the tokens and of the descriptors."""
-        return self.codec.width
+        return self.searcher.width
 
     def __len__(self) -> int:
         """Number of reference photos."""
-        return len(self._places.rows)
+        return len(self._places)
 
     def place(self, row: int) -> Place:
         """What is known of one reference photo.
 
         Raises:
             IndexError: there is no such row.
+            IndexFileError: the row is damaged.
         """
-        values = dict(zip(COLUMNS, self._places.rows[row], strict=True))
-        latitude, longitude, heading = (float(x) for x in self._places.numbers[row])
-        return Place(
-            place_id=values["id"],
-            image=values["image"],
-            location=Location(latitude, longitude),
-            heading=None if math.isnan(heading) else heading,
-            captured_at=values["captured_at"],
-            street=values["street"],
-            credit=values["credit"],
-            licence=values["licence"],
-        )
+        return self._places[row]
 
     @property
     def places(self) -> list[Place]:
@@ -171,11 +192,18 @@ class PlaceIndex:
         wanted = min(top_k, len(self))
         asked = min(wanted + 1, len(self))
         while True:
-            similarity, rows = (found[0] for found in self._searcher.search(query, asked))
+            similarity, rows = (found[0] for found in self.searcher.nearest(query, asked))
             # faiss may cut a run of equal similarities anywhere: ask on until the run is whole.
-            if asked == len(self) or similarity[-1] < similarity[wanted - 1]:
+            if asked == len(self) or not similarity[-1] == similarity[wanted - 1]:
                 break
             asked = min(2 * asked, len(self))
+        known = (rows >= 0) & np.isfinite(similarity)
+        if (rows >= len(self)).any() or not known.any():
+            raise IndexFileError(
+                f"{GLOBAL} in {self.folder} is damaged: it finds rows that do not exist; "
+                "get the index anew, or build it again."
+            )
+        similarity, rows = similarity[known], rows[known]
         best = np.lexsort((rows, -similarity))[:wanted]
         return [(int(rows[i]), float(np.clip(similarity[i], -1, 1))) for i in best]
 
@@ -189,15 +217,53 @@ class PlaceIndex:
 
         Raises:
             IndexFileError: they are damaged.
+            OptionError: the index keeps other local features.
         """
-        part = slice(self._starts[row], self._starts[row + 1])
-        scales = np.asarray(self._scales[part])
-        if not np.isfinite(scales).all():
+        if not isinstance(self.codec, TokensCodec):
+            raise OptionError(f"The index in {self.folder} keeps no tokens; use ``local``.")
+        return self.codec.tokens(self.stored(row))
+
+    @torch.inference_mode()
+    def local(self, rows: Sequence[int], network: Network) -> list[Local]:
+        """Local descriptors of photos, read, decoded or extracted as the index was built.
+
+        Args:
+            rows: of the photos.
+            network: the one the index was built with.
+
+        Returns:
+            One ``Local`` per row, on the network's device.
+
+        Raises:
+            IndexFileError: they are damaged.
+            PhotoError: a stored photo that is to be extracted again is missing or damaged.
+        """
+        try:
+            return self.codec.local([self.stored(row) for row in rows], network)
+        except ValueError as error:
             raise IndexFileError(
-                f"{SCALES} in {self.folder} is damaged at row {row + 1}; build the index again."
-            )
-        decoded = self.codec.decode(np.asarray(self._codes[part]), scales)
-        return decoded.reshape(*self.grid(row), -1)
+                f"The local features in {self.folder} are damaged: {error}; build the index again."
+            ) from error
+
+    def stored(self, row: int) -> Stored:
+        """What is kept of a photo's local features, as it is kept.
+
+        Raises:
+            IndexFileError: it is damaged.
+        """
+        start, stop = int(self._starts[row]), int(self._starts[row + 1])
+        parts = []
+        for name, array in self._arrays.items():
+            step = array.strides[0]
+            offset = getattr(array, "offset", 0)  # in the file, behind its header
+            self._supply.need(name, offset + start * step, offset + stop * step)
+            part = np.asarray(array[start:stop])
+            if part.dtype == np.float16 and not np.isfinite(part).all():
+                raise IndexFileError(
+                    f"{name} in {self.folder} is damaged at row {row + 1}; build the index again."
+                )
+            parts.append(part)
+        return Stored(self.grid(row), tuple(parts), lambda: self.photo(row))
 
     def photo(self, row: int) -> Image.Image:
         """A reference photo.
@@ -215,7 +281,10 @@ class PlaceIndex:
             IndexFileError: its path leads outside, through a link.
         """
         root = self.folder.resolve()
-        path = (root / self._places.rows[row][COLUMNS.index("image")]).resolve()
+        image = self.place(row).image
+        if image:
+            self._supply.need_file(image)
+        path = (root / image).resolve()
         if not path.is_relative_to(root):
             raise IndexFileError(f"Row {row + 1} of {PLACES} points outside the index.")
         return path
@@ -226,6 +295,8 @@ class PlaceIndex:
         Raises:
             IndexFileError: it is no JSON object.
         """
+        if BASEMAP in self.manifest.files:
+            self._supply.need_file(BASEMAP)
         path = self.folder / BASEMAP
         return read_json(path) if path.is_file() else None
 
@@ -244,24 +315,30 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
     problems = []
     if not manifest.is_intact():
         problems.append(f"{MANIFEST} was changed after the index was built.")
-    for name, expected in sorted(manifest.files.items()):
+    sums = {name: str(about["sha256"]) for name, about in manifest.files.items()}
+    sizes = {name: about["bytes"] for name, about in manifest.files.items()}
+    try:
+        sums |= read_sums(folder / PHOTOS) if PHOTOS in sums else {}
+    except IndexFileError as error:
+        problems.append(str(error))
+    for name, expected in sorted(sums.items()):
         path = folder / name
         try:
             if not path.is_file():
                 problems.append(f"{name} is missing.")
-            elif path.stat().st_size != expected["bytes"]:
-                problems.append(f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}.")
-            elif checksum(path) != expected["sha256"]:
+            elif path.stat().st_size != sizes.get(name, path.stat().st_size):
+                problems.append(f"{name} has {path.stat().st_size} bytes, not {sizes[name]}.")
+            elif checksum(path) != expected:
                 problems.append(f"{name} is damaged: its checksum differs.")
         except OSError as error:
             problems.append(f"{name} cannot be read: {error.strerror}.")
     try:
         index = PlaceIndex.open(folder)
+        index._places.check()
     except IndexFileError as error:
         return problems or [str(error)]
-    listed = manifest.files.keys()
     for place in index.places:
-        if place.image and place.image not in listed:
+        if place.image and place.image not in sums:
             problems.append(f"{place.image} is in {PLACES}, but not among the files of {MANIFEST}.")
     return problems
 

@@ -7,31 +7,31 @@ it is believed before it has been held against the size of the file.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
 import os
 import re
-import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from selavpr.codec import TokenCodec
-from selavpr.errors import IndexFileError, LocationError, WeightsError
-from selavpr.geo import Location
+from selavpr import searchers
+from selavpr.errors import IndexFileError, WeightsError
+from selavpr.localcodecs import CODECS, Codec
+from selavpr.searchers import Searcher
 from selavpr.weights import digest, read_tensors
 
 FORMAT_VERSION = 1
-MANIFEST, PLACES, GLOBAL, CODES, SCALES, GRIDS, CODEC, BASEMAP = (
+MANIFEST, PLACES, ROWS, PHOTOS, GLOBAL, CODES, SCALES, GRIDS, CODEC, BASEMAP = (
     "manifest.json",
     "places.csv",
+    "rows.npy",
+    "photos.sha256",
     "global.faiss",
     "codes.npy",
     "scales.npy",
@@ -50,14 +50,23 @@ COLUMNS = (
     "credit",
     "licence",
 )
+CELLS = "cells.npy"
+OWN_FILES = frozenset(
+    (MANIFEST, PLACES, ROWS, PHOTOS, GLOBAL, CODES, SCALES, CELLS, GRIDS, CODEC, BASEMAP)
+)
+"""Names in an index folder that no photo may have."""
+
 MAX_JSON_BYTES = 64 << 20
 
 _OUTSIDE = re.compile(r"^/|[\\:\0]|(^|/)\.\.(/|$)|^[./]*$")
 """Paths that lead out of a folder, or name the folder itself."""
 
-_FLAT_HEADER = struct.Struct("<4siqqqBiQ")
-"""How faiss starts a flat index of inner products: kind, width, rows, two unused numbers, trained,
-metric, floats that follow."""
+_SUM = re.compile(r"([0-9a-f]{64})  (\S.*)")
+"""A line of ``photos.sha256``, as the program sha256sum writes it."""
+
+_LATER = ("local", "search")
+"""Fields younger than the format: they count only where they are set, so that older indexes stay
+as they were sealed."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +89,15 @@ class Manifest:
     command: str = ""
     calibration: dict[str, Any] | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # path: {"bytes", "sha256"}
+    local: str = "tokens"  # how local features are kept, see ``localcodecs``
+    search: dict[str, Any] | None = None  # of a search that is not exact, see ``searchers``
     format_version: int = FORMAT_VERSION
     checksum: str = ""  # over all other fields, see ``sealed``
 
     def __post_init__(self) -> None:
         """Check every field once, so that nothing downstream has to."""
         for name in ("name", "title", "model", "fingerprint", "license", "attribution", "created",
-                     "command", "checksum"):  # fmt: skip
+                     "command", "checksum", "local"):  # fmt: skip
             if not isinstance(getattr(self, name), str):
                 raise IndexFileError(f"{name} must be text, not {getattr(self, name)!r:.50}.")
         if not _is_count(self.count):
@@ -95,6 +106,13 @@ class Manifest:
             raise IndexFileError("bounds must be south, west, north and east in degrees.")
         if not isinstance(self.calibration, (dict, type(None))):
             raise IndexFileError("calibration must be a table.")
+        if self.local not in CODECS:
+            known = ", ".join(CODECS)
+            raise IndexFileError(f"local must be one of {known}, not {self.local!r:.50}.")
+        if self.search is not None and not (
+            isinstance(self.search, dict) and _is_count(self.search.get("probes"))
+        ):
+            raise IndexFileError("search must say how many lists to probe.")
         if not isinstance(self.files, dict):
             raise IndexFileError("files must be a table.")
         for path, about in self.files.items():
@@ -114,9 +132,22 @@ class Manifest:
         return self.checksum in ("", self._checksum())
 
     def _checksum(self) -> str:
-        fields = dataclasses.asdict(self)
+        fields = self.fields()
         del fields["checksum"]
         return digest(fields)
+
+    def fields(self) -> dict[str, Any]:
+        """As written."""
+        fields = dataclasses.asdict(self)
+        for later in dataclasses.fields(self):
+            if later.name in _LATER and fields[later.name] == later.default:
+                del fields[later.name]
+        return fields
+
+    @property
+    def probes(self) -> int:
+        """Inverted lists a query reads; 0 where the search is exact."""
+        return int(self.search["probes"]) if self.search else 0
 
 
 def checksum(path: Path) -> str:
@@ -156,97 +187,34 @@ def read_manifest(folder: Path) -> Manifest:
         raise IndexFileError(f"{MANIFEST} in {folder} is damaged: {reason}.") from error
 
 
-@dataclass(frozen=True)
-class PlacesTable:
-    """The places.
-
-    Attributes:
-        rows: the cells of each row, as text.
-        numbers: ``[n, 3]`` float64 latitude, longitude, heading (NaN where unknown).
-    """
-
-    rows: Sequence[Sequence[str]]
-    numbers: NDArray[np.float64]
-
-
-def read_places(path: Path) -> PlacesTable:
-    """The table of places, every cell of which has been checked.
-
-    Raises:
-        IndexFileError: it is missing or damaged.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            rows = list(reader)
-        if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-            raise ValueError("it does not have the right columns")
-        first = COLUMNS.index("latitude")
-        cells = [float(x or "nan") for row in rows for x in row[first : first + 3]]
-        numbers = np.array(cells, dtype=np.float64).reshape(-1, 3)
-        # By columns, since a hundred thousand rows are to be opened in under a second.
-        fits = (np.abs(numbers[:, :2]) <= (90, 180)).all(axis=1)  # false for NaN
-        fits &= np.isnan(numbers[:, 2]) | ((numbers[:, 2] >= 0) & (numbers[:, 2] <= 360))
-        fits &= [not row[1] or is_inside(row[1]) for row in rows]
-        if not fits.all():
-            row = int(fits.argmin())
-            Location(float(numbers[row, 0]), float(numbers[row, 1]))  # says what is wrong with it
-            raise ValueError(f"row {row + 1} has a bad heading or points outside the index")
-        if len({row[0] for row in rows}) < len(rows):
-            raise ValueError("an id appears twice")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (ValueError, LocationError, csv.Error) as error:
-        raise _damaged(path, str(error)) from error
-    return PlacesTable(rows, numbers)
-
-
-def read_searcher(path: Path) -> faiss.Index:
-    """The search over global descriptors, all of which have unit norm.
+def read_searcher(path: Path, probes: int) -> Searcher:
+    """The search over global descriptors, which have unit norm.
 
     Raises:
         IndexFileError: it is missing, damaged or of another kind.
     """
     try:
-        with path.open("rb") as file:
-            header = file.read(_FLAT_HEADER.size)
-        size = path.stat().st_size
-        # Checked here because faiss believes the numbers in a file, however large.
-        if len(header) < _FLAT_HEADER.size or header[:4] != b"IxFI":
-            raise ValueError("it is not a flat faiss index of inner products")
-        _, width, rows, _, _, _, metric, floats = _FLAT_HEADER.unpack(header)
-        if floats != width * rows or size != len(header) + 4 * floats or metric or width < 1:
-            raise ValueError("its size does not fit its header")
-        searcher: faiss.Index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-        flat: Any = searcher  # a flat index, as the header says
-        vectors = faiss.rev_swig_ptr(flat.get_xb(), floats).reshape(rows, width)
-        norms = np.einsum("ij,ij->i", vectors, vectors)
-        if not (np.abs(norms - 1) < 0.01).all():  # false for NaN
-            raise ValueError("it holds descriptors that are not of unit length")
+        return searchers.read(path, probes)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (ValueError, RuntimeError) as error:
-        raise _damaged(path, str(error)) from error
-    return searcher
+        raise damaged(path, str(error)) from error
 
 
-def read_codec(path: Path) -> TokenCodec:
-    """The code of the tokens.
+def read_codec(path: Path, kind: str) -> Codec:
+    """The code of the local features.
 
     Raises:
         IndexFileError: it is missing or damaged.
     """
     try:
-        tensors = read_tensors(path)  # finite float32
-        mean, basis = tensors["mean"], tensors["basis"]
-        if mean.ndim != 1 or basis.ndim != 2 or basis.shape[1] != len(mean) or not basis.numel():
-            raise _damaged(path, "its tensors do not fit together")
+        return CODECS[kind].from_tensors(read_tensors(path))  # finite float32
     except WeightsError as error:
         raise IndexFileError(str(error)) from error
     except KeyError as error:
-        raise _damaged(path, f"it has no {error}") from error
-    return TokenCodec(mean, basis)
+        raise damaged(path, f"it has no {error}") from error
+    except (ValueError, RuntimeError) as error:
+        raise damaged(path, str(error)) from error
 
 
 def read_array(path: Path, dtype: type[np.generic], dimensions: int) -> NDArray[Any]:
@@ -259,12 +227,12 @@ def read_array(path: Path, dtype: type[np.generic], dimensions: int) -> NDArray[
         # Not np.load, which would also open archives and leave them open.
         array = np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except Exception as error:
         # A hostile header makes NumPy raise anything from SyntaxError to MemoryError.
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     if array.dtype != dtype or array.ndim != dimensions or not array.flags.c_contiguous:
-        raise _damaged(path, f"it holds {array.dtype} {list(array.shape)}")
+        raise damaged(path, f"it holds {array.dtype} {list(array.shape)}")
     return array
 
 
@@ -281,9 +249,9 @@ def read_json(path: Path) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("it does not hold a JSON object")
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     return value
 
 
@@ -291,9 +259,35 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+def read_sums(path: Path) -> dict[str, str]:
+    """Photos and their SHA-256, of an index whose manifest does not list them.
+
+    Raises:
+        IndexFileError: the list is missing or damaged.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
+    sums: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        found = _SUM.fullmatch(line)
+        if found is None or not is_inside(found[2]):
+            raise damaged(path, f"line {number} is no checksum of a photo")
+        sums[found[2]] = found[1]
+    return sums
+
+
+def sums_text(sums: Mapping[str, str]) -> str:
+    """The content of photos.sha256."""
+    return "".join(f"{sha}  {name}\n" for name, sha in sums.items())
+
+
 def manifest_text(manifest: Manifest) -> str:
     """The content of manifest.json."""
-    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(manifest.fields(), indent=1, ensure_ascii=False) + "\n"
 
 
 def holds_index(folder: Path) -> bool:
@@ -318,12 +312,14 @@ def is_inside(path: str) -> bool:
     return bool(path) and not _OUTSIDE.search(path)
 
 
-def _damaged(path: Path, reason: str) -> IndexFileError:
+def damaged(path: Path, reason: str) -> IndexFileError:
+    """The error for a file that is not what it should be."""
     reason = " ".join(reason.split())[:200].rstrip(".") or "it cannot be read"
     return IndexFileError(f"{path} is damaged: {reason}. Get the index anew, or build it again.")
 
 
-def _unreadable(path: Path, error: OSError) -> IndexFileError:
+def unreadable(path: Path, error: OSError) -> IndexFileError:
+    """The error for a file that is missing or cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return IndexFileError(f"The index in {path.parent} is incomplete: {path.name} is missing.")
     return IndexFileError(f"{path} cannot be read: {error.strerror or error}.")

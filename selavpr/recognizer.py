@@ -28,9 +28,9 @@ from selavpr.geometry import agreement
 from selavpr.images import PhotoSource, load_image
 from selavpr.index import PlaceIndex
 from selavpr.locating import fused
-from selavpr.matching import keypoints, mutual_nearest
+from selavpr.matching import Mode, keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR
-from selavpr.reranking import count_matches, order_of
+from selavpr.reranking import count_local, order_of
 from selavpr.structs import Candidate, Estimate, Features, KeypointMatches, Recognition
 from selavpr.weights import DEFAULT_MODEL
 
@@ -281,7 +281,9 @@ class Recognizer:
     def _counts(self, features: Features, rows: list[int]) -> list[int]:
         """Mutual matches of each candidate."""
         query = self._local(features).flatten(0, 1)
-        return count_matches(self.model, query, rows, self.index.grid, self.index.tokens)
+        # Estimates of different grids do not compare.
+        mode: Mode = "fast" if len({self.index.grid(row) for row in rows}) == 1 else "exact"
+        return count_local(query, rows, lambda some: self.index.local(some, self.model), mode)
 
     def _ranked(self, found: list[tuple[int, float]], counts: list[int]) -> tuple[Candidate, ...]:
         """More matches first, then those that were not re-ranked; ties by the global order."""
@@ -340,11 +342,11 @@ class Recognizer:
         candidate_size: tuple[int, int],
     ) -> KeypointMatches:
         mine = self._local(features)
-        theirs = self.model.densify(self.index.tokens(row)[None].to(self.model.device))[0]
-        found = mutual_nearest(mine.flatten(0, 1), theirs.flatten(0, 1))
+        theirs = self.index.local([row], self.model)[0]
+        found = mutual_nearest(mine.flatten(0, 1), theirs.descriptors)
         found = found.top(len(found))
         here = keypoints(found.query, (mine.shape[0], mine.shape[1]), photo_size)
-        there = keypoints(found.candidate, (theirs.shape[0], theirs.shape[1]), candidate_size)
+        there = keypoints(theirs.cell(found.candidate), theirs.grid, candidate_size)
         agrees = agreement(here.numpy(), there.numpy(), candidate_size)
         return KeypointMatches(
             query=here,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from selavpr.localcodecs import Local
 from selavpr.matching import Mode, count_mutual
 from selavpr.model import SelaVPR
 
@@ -52,6 +53,40 @@ def count_matches(
             block = members[start : start + COUNT_BLOCK]
             scores = count_mutual(query, _dense(model, [rows[i] for i in block], tokens), mode=mode)
             for i, score in zip(block, scores.tolist(), strict=True):
+                counts[i] = score
+    return counts
+
+
+@torch.inference_mode()
+def count_local(
+    query: Tensor,
+    rows: Sequence[int],
+    local: Callable[[Sequence[int]], Sequence[Local]],
+    mode: Mode = "fast",
+) -> list[int]:
+    """Like ``count_matches``, of local features as an index keeps them.
+
+    Args:
+        query: ``[N, d]`` local descriptors of the photo.
+        rows: the candidates' numbers.
+        local: numbers to local descriptors; called for a block of candidates at a time.
+        mode: see ``matching.count_mutual``; fast only where all have as many descriptors.
+
+    Returns:
+        A count for each candidate, in their order.
+    """
+    counts = [0] * len(rows)
+    for start in range(0, len(rows), COUNT_BLOCK):
+        sizes: dict[int, list[tuple[int, Tensor]]] = {}
+        for i, one in enumerate(local(rows[start : start + COUNT_BLOCK]), start):
+            sizes.setdefault(len(one.descriptors), []).append((i, one.descriptors))
+        for members in sizes.values():
+            scores = count_mutual(
+                query,
+                torch.stack([descriptors for _, descriptors in members]),
+                mode=mode if len(sizes) == 1 else "exact",
+            )
+            for (i, _), score in zip(members, scores.tolist(), strict=True):
                 counts[i] = score
     return counts
 

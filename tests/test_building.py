@@ -77,7 +77,7 @@ def test_features_are_those_of_the_model(
         assert first == row and similarity == pytest.approx(1, abs=1e-5)
         # At full rank only the 8 bits cost: half a step of the largest component, in 32 of them.
         error = (index.tokens(row) - features.tokens[0]).norm(dim=-1)
-        bound = features.tokens[0].sub(index.codec.mean).norm(dim=-1) / 127 / 2 * 32**0.5
+        bound = features.tokens[0].sub(index.codec.code.mean).norm(dim=-1) / 127 / 2 * 32**0.5
         assert (error <= bound * 1.01 + 0.01).all()
 
 

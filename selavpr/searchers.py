@@ -1,0 +1,321 @@
+"""Global search: which faiss index suits how many photos, how it is trained, and how it is read.
+
+Up to ``FLAT_UP_TO`` photos the search is exact. Beyond, descriptors lie in inverted lists, 8 bits a
+component: a query reads the few lists nearest to it and nothing else, so an index larger than
+memory works, photos can be added and removed, and a file from a stranger can be checked cheaply. A
+graph (HNSW) answers faster, by milliseconds that extraction takes hundreds of, but keeps every
+descriptor in memory as floats, cannot forget a photo, and would have to be walked whole to be
+checked; ``benchmarks/search.py`` measures all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from selavpr.errors import OptionError
+
+Search = Literal["auto", "flat", "ivf"]
+SEARCHES: tuple[Search, ...] = ("auto", "flat", "ivf")
+
+FLAT_UP_TO = 50_000
+"""Photos up to which ``"auto"`` is exact: some 10 ms a query at width 384 on two cores."""
+
+TARGET_RECALL = 0.99
+"""Share of the true nearest ``SAMPLE_TOP`` the inverted lists have to find, on a sample."""
+
+SAMPLE, SAMPLE_TOP = 200, 20
+"""Queries of that sample, and how many neighbours of each are counted."""
+
+CHECKED_ROWS = 4096
+"""Rows whose length is checked on opening; smaller indexes are checked whole."""
+
+_HEADER = struct.Struct("<4siqqqBi")
+"""How every faiss index starts: kind, width, rows, two unused numbers, trained, metric."""
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """A faiss index of unit vectors by inner product, with what is needed to ask it.
+
+    Attributes:
+        index: flat, or inverted lists of 8 bits a component.
+        probes: lists to read for a query; 0 for a flat index.
+    """
+
+    index: Any
+    probes: int = 0
+
+    @property
+    def width(self) -> int:
+        """Components of a descriptor."""
+        return int(self.index.d)
+
+    def __len__(self) -> int:
+        """Number of descriptors."""
+        return int(self.index.ntotal)
+
+    def nearest(
+        self, queries: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """``count`` similarities and rows for each of ``queries [q, D]``; row -1 where none."""
+        if not self.probes:
+            return self.index.search(queries, count)  # type: ignore[no-any-return]
+        wanted, probes, lists = min(count, len(self)), self.probes, int(self.index.nlist)
+        while True:
+            options: Any = faiss.SearchParametersIVF()
+            options.nprobe = min(probes, lists)
+            similarity, rows = self.index.search(queries, count, params=options)
+            if probes >= lists or (rows[:, wanted - 1] >= 0).all():
+                return similarity, rows
+            probes *= 4  # these lists do not hold as many
+
+    def descriptors(self) -> NDArray[np.float32]:
+        """All descriptors ``[n, D]``, row by row; those of inverted lists as they were rounded."""
+        if not self.probes:
+            return self.index.reconstruct_n(0, len(self))  # type: ignore[no-any-return]
+        out = np.empty((len(self), self.width), dtype=np.float32)
+        for i, (rows, codes) in enumerate(self.lists()):
+            if len(rows):
+                packed = np.concatenate([_list_prefix(self.index, i, len(rows)), codes], axis=1)
+                out[rows] = self.index.sa_decode(np.ascontiguousarray(packed))
+        return out
+
+    def lists(self) -> list[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        """Rows and codes of each inverted list."""
+        lists = self.index.invlists
+        found = []
+        for i in range(int(self.index.nlist)):
+            size = lists.list_size(i)
+            if not size:
+                found.append((np.empty(0, np.int64), np.empty((0, lists.code_size), np.uint8)))
+                continue
+            ids, codes = lists.get_ids(i), lists.get_codes(i)
+            rows = faiss.rev_swig_ptr(ids, size).copy()
+            found.append(
+                (rows, faiss.rev_swig_ptr(codes, size * lists.code_size).reshape(size, -1).copy())
+            )
+            lists.release_ids(i, ids)
+            lists.release_codes(i, codes)
+        return found
+
+
+def make(descriptors: NDArray[np.float32], search: Search) -> tuple[Searcher, dict[str, Any]]:
+    """Index descriptors.
+
+    Args:
+        descriptors: ``[n, D]`` of unit length.
+        search: ``"flat"``, ``"ivf"``, or ``"auto"`` to choose by the number of descriptors.
+
+    Returns:
+        The search, and what the manifest says of it: empty for an exact one, else its kind, lists,
+        probes, and the share of the true neighbours it finds.
+
+    Raises:
+        OptionError: there is no such search.
+    """
+    if search not in SEARCHES:
+        raise OptionError(f"search must be one of {', '.join(SEARCHES)}, not {search!r}.")
+    count, width = descriptors.shape
+    if search == "flat" or (search == "auto" and count <= FLAT_UP_TO):
+        flat: Any = faiss.IndexFlatIP(width)
+        flat.add(descriptors)
+        return Searcher(flat), {}
+    # faiss advises 4 to 16 square roots of lists, and at least 39 vectors to train each.
+    lists = max(1, min(round(4 * math.sqrt(count)), count // 39))
+    index: Any = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(width), width, lists, faiss.ScalarQuantizer.QT_8bit,
+        faiss.METRIC_INNER_PRODUCT, True,
+    )  # fmt: skip
+    index.cp.spherical = True  # means of unit vectors, to be compared by inner product
+    index.cp.min_points_per_centroid = 1
+    index.cp.max_points_per_centroid = 64
+    index.train(descriptors)
+    index.add(descriptors)
+    return tuned(index, descriptors)
+
+
+def tuned(index: Any, descriptors: NDArray[np.float32]) -> tuple[Searcher, dict[str, Any]]:
+    """Read as many lists as ``TARGET_RECALL`` takes, and say what it costs against exact search."""
+    lists, probes = int(index.nlist), 1
+    while True:
+        searcher = Searcher(index, probes)
+        found = recall(searcher, descriptors)
+        if found >= TARGET_RECALL or probes >= lists:
+            break
+        probes = min(2 * probes, lists)
+    return searcher, {
+        "kind": "ivf",
+        "lists": lists,
+        "probes": probes,
+        "recall": round(found, 4),
+        "recall_of": SAMPLE_TOP,
+        "sample": min(SAMPLE, len(descriptors)),
+    }
+
+
+def recall(searcher: Searcher, descriptors: NDArray[np.float32]) -> float:
+    """Share of the exact nearest neighbours that a search finds, itself left out.
+
+    Args:
+        searcher: holds the descriptors.
+        descriptors: ``[n, D]``; a sample of them, evenly taken, is asked for.
+    """
+    count = len(descriptors)
+    rows = np.arange(min(SAMPLE, count)) * count // min(SAMPLE, count)
+    top = min(SAMPLE_TOP + 1, count)
+    exact, _ = _exact(descriptors, rows, top)
+    _, found = searcher.nearest(np.ascontiguousarray(descriptors[rows]), top)
+    hits = total = 0
+    for row, true, given in zip(rows.tolist(), exact.tolist(), found.tolist(), strict=True):
+        wanted = set(true) - {row}
+        hits += len(wanted & set(given))
+        total += len(wanted)
+    return hits / max(total, 1)
+
+
+def describe(about: dict[str, Any] | None) -> str:
+    """The manifest's entry in words."""
+    if not about:
+        return "exact"
+    return (
+        f"inverted lists, {about.get('probes')} of {about.get('lists')} read per query; finds "
+        f"{about.get('recall', 0):.1%} of the true nearest {about.get('recall_of')}"
+    )
+
+
+def read(path: Path, probes: int = 0) -> Searcher:
+    """Open a search, checking the file first: faiss believes the numbers in it, however large.
+
+    Args:
+        path: of the faiss index.
+        probes: lists to read per query, as the manifest says.
+
+    Raises:
+        ValueError: it is damaged or of another kind.
+        OSError: it cannot be read.
+        RuntimeError: faiss cannot read it.
+    """
+    with path.open("rb") as file:
+        kind = file.read(4)
+    if kind == b"IxFI":
+        return _read_flat(path)
+    if kind == b"IwSq":
+        return _read_lists(path, max(probes, 1))
+    raise ValueError("it is neither a flat faiss index of inner products nor inverted lists")
+
+
+def _read_flat(path: Path) -> Searcher:
+    head = struct.Struct(_HEADER.format + "Q")
+    with path.open("rb") as file:
+        header = file.read(head.size)
+    if len(header) < head.size:
+        raise ValueError("its header is cut off")
+    _, width, rows, _, _, _, metric, floats = head.unpack(header)
+    size = path.stat().st_size
+    if floats != width * rows or size != head.size + 4 * floats or metric or width < 1:
+        raise ValueError("its size does not fit its header")
+    # The newer way maps the vectors; before faiss 1.11 they are read.
+    flags = getattr(faiss, "IO_FLAG_MMAP_IFC", 0)
+    index = faiss.read_index(str(path), flags)
+    if rows:
+        vectors = np.memmap(path, np.float32, "r", head.size, (rows, width))
+        _check_lengths(vectors[:: max(1, -(-rows // CHECKED_ROWS))])
+    return Searcher(index)
+
+
+def _read_lists(path: Path, probes: int) -> Searcher:
+    """Inverted lists, of exactly the one layout that ``make`` writes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+
+        def take(form: str) -> tuple[Any, ...]:
+            layout = struct.Struct("<" + form)
+            data = file.read(layout.size)
+            if len(data) < layout.size:
+                raise ValueError("it is cut off")
+            return layout.unpack(data)
+
+        def floats(count: int) -> NDArray[np.float32]:
+            if not 0 < 4 * count <= size:
+                raise ValueError("its size does not fit its header")
+            data = np.frombuffer(file.read(4 * count), dtype=np.float32)
+            if len(data) < count or not (np.abs(data) <= 4).all():  # false for NaN
+                raise ValueError("it is cut off, or holds numbers that cannot be of unit vectors")
+            return data
+
+        _, width, rows, _, _, trained, metric = take(_HEADER.format[1:])
+        lists, _ = take("QQ")
+        kind, q_width, q_rows, _, _, _, q_metric, count = take(_HEADER.format[1:] + "Q")
+        fits = (
+            kind == b"IxFI" and trained == 1 and metric == q_metric == 0 and rows >= 0
+            and width == q_width and 1 <= width <= size and lists == q_rows
+            and 1 <= lists <= size and count == width * lists
+        )  # fmt: skip
+        if not fits:
+            raise ValueError("its parts do not fit together")
+        _check_lengths(floats(count).reshape(lists, width))
+        direct = take("BQ")
+        code = take("iifQQQ")
+        if direct != (0, 0) or code[:2] != (0, 0) or code[3:] != (width, width, 2 * width):
+            raise ValueError("its code is not of 8 bits a component")
+        floats(2 * width)
+        if take("QB") != (width, 1) or take("4sQQ") != (b"ilar", lists, width):
+            raise ValueError("its lists are not as expected")
+        form, count = take("4sQ")
+        if count > 2 * lists:
+            raise ValueError("its lists are not as expected")
+        sizes = np.frombuffer(file.read(8 * count), dtype=np.uint64)
+        if form == b"sprs":  # faiss writes number and size where most lists are empty
+            numbers, sizes = sizes[0::2], sizes[1::2]
+            if len(numbers) != len(sizes) or (numbers >= lists).any():
+                raise ValueError("its lists are not as expected")
+            if len(np.unique(numbers)) < len(numbers):
+                raise ValueError("a list appears twice")
+        elif form != b"full" or len(sizes) != lists:
+            raise ValueError("its lists are not as expected")
+        total = sum(sizes.tolist())
+        if total != rows or size - file.tell() != rows * (width + 8):
+            raise ValueError("its size does not fit its header")
+    # Maps the lists into memory, where the platform can.
+    flags = faiss.IO_FLAG_MMAP if hasattr(faiss, "OnDiskInvertedLists") else 0
+    return Searcher(faiss.read_index(str(path), flags), min(probes, lists))
+
+
+def _check_lengths(vectors: NDArray[np.float32]) -> None:
+    norms = np.einsum("ij,ij->i", vectors, vectors)
+    if not (np.abs(norms - 1) < 0.01).all():  # false for NaN
+        raise ValueError("it holds descriptors that are not of unit length")
+
+
+def _exact(
+    descriptors: NDArray[np.float32], rows: NDArray[np.int64], top: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    flat: Any = faiss.IndexFlatIP(descriptors.shape[1])
+    best = np.full((len(rows), top), -np.inf, dtype=np.float32)
+    where = np.full((len(rows), top), -1, dtype=np.int64)
+    queries = np.ascontiguousarray(descriptors[rows])
+    for start in range(0, len(descriptors), 65536):  # a second copy of a block only
+        flat.reset()
+        flat.add(descriptors[start : start + 65536])
+        similarity, found = flat.search(queries, min(top, flat.ntotal))
+        best = np.concatenate([best, similarity], axis=1)
+        where = np.concatenate([where, found + start], axis=1)
+        order = np.argsort(-best, axis=1, kind="stable")[:, :top]
+        best = np.take_along_axis(best, order, axis=1)
+        where = np.take_along_axis(where, order, axis=1)
+    return where, best
+
+
+def _list_prefix(index: Any, number: int, count: int) -> NDArray[np.uint8]:
+    """The list's number as faiss puts it in front of a code that stands alone."""
+    length = int(index.coarse_code_size())
+    prefix = np.frombuffer(number.to_bytes(8, "little")[:length], dtype=np.uint8)
+    return np.tile(prefix, (count, 1))
