@@ -16,22 +16,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Find where a photo was taken, and show why.")
     add, env = parser.add_argument, os.environ.get
     add("--model", default=env("SELAVPR_MODEL"), help="bundled name, folder or Hub repository")
-    add("--index", default=env("SELAVPR_INDEX"), help="index folder; default: all bundled ones")
+    add("--index", action="append", metavar="INDEX", help="folder or Hub repository, any number")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--host", default=env("GRADIO_SERVER_NAME"), help="address to listen on")
     add("--port", type=int, help="default: the first free one from 7860")
     add("--share", action="store_true", help="ask Gradio for a public address")
     add("--lang", choices=("en", "zh"), help="default: the browser's")
+    add("--mcp", action="store_true", help="serve the API to language models, too")
     args = parser.parse_args()
+    indexes = args.index or [name for name in env("SELAVPR_INDEX", "").split(os.pathsep) if name]
     try:
-        folders = [Path(args.index)] if args.index else bundle.find(HERE / "prebuilt_index")
-        served = bundle.load(folders, model=args.model, device=args.device)
-        examples = [] if args.index else bundle.read_examples(HERE / "assets" / "examples")
-        demo = ui.build_demo(served.recognizers, examples, note=served.note)
+        served = bundle.load(HERE / "prebuilt_index", indexes, model=args.model, device=args.device)
+        examples = bundle.read_examples(HERE / "assets" / "examples") if served.bundled else []
+        demo = ui.build_demo(served.recognizers, examples, notes=served.notes)
+        address = ui.launch(
+            demo, args.host, args.port, share=args.share, language=args.lang, mcp=args.mcp
+        )
     except SelaVPRError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
-    address = ui.launch(demo, args.host, args.port, share=args.share, language=args.lang)
     print(f"{address}\n{served}", flush=True)
     return int(demo.block_thread() or 0)
 

@@ -1,12 +1,13 @@
 """What the app serves: the cities on disk, the model they share, the photos to try.
 
-Photos to try lie in a folder with ``examples.csv``: image (a path inside the folder), title, and
-latitude and longitude of where it was taken, or nothing there.
+Photos to try lie in a folder with ``examples.csv``: image (a path inside the folder), title,
+latitude and longitude of where it was taken, or nothing there, and optionally title_zh.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ from selavpr.geo import Location
 from selavpr.index import MANIFEST, PlaceIndex
 from selavpr.model import SelaVPR
 from selavpr.recognizer import Recognizer
+from selavpr.text import both_plain
 from selavpr.weights import DEFAULT_MODEL
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = "examples.csv"
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,13 @@ class Bundle:
 
     Attributes:
         recognizers: by the name of their index.
-        note: what a visitor should know first, such as that another model serves; or empty.
+        notes: what a visitor should know first, by language, such as that another model serves.
+        bundled: whether the first city is the one the bundled examples are of.
     """
 
     recognizers: dict[str, Recognizer]
-    note: str = ""
+    notes: tuple[dict[str, str], ...] = ()
+    bundled: bool = True
 
     def __str__(self) -> str:
         """One line saying model, cities and device."""
@@ -54,50 +60,90 @@ def find(root: Path) -> list[Path]:
 
 
 def load(
-    folders: Sequence[Path],
+    root: Path,
+    indexes: Sequence[str] = (),
     *,
     model: str | None = None,
     device: str = "auto",
 ) -> Bundle:
-    """Open the indexes and load one model for all of them.
+    """Load one model and open every index that belongs to it.
+
+    Where the Hub cannot be reached and nothing is cached, the bundled model and cities serve, and
+    the notes say so. Names that are wrong are errors.
 
     Args:
-        folders: of the indexes; an index of another model than the first's is left out.
-        model: as for ``SelaVPR.from_pretrained``; the bundled one when None. When the Hub does not
-            answer and nothing is cached, the bundled model serves and the note says so.
+        root: holds the bundled cities.
+        indexes: folders and Hub repositories ``org/name``; all bundled cities where empty.
+        model: bundled name, folder or Hub repository; the bundled model when None.
         device: as for ``SelaVPR.from_pretrained``.
 
     Raises:
         IndexFileError: there is no index, or none that belongs to the model.
         WeightsError: the model cannot be loaded.
+        HubError: the Hub was reached, and refuses.
     """
-    if not folders:
-        raise IndexFileError(
-            "There is no city to search: prebuilt_index/ holds no index. Build one with "
-            "`python -m selavpr index build`, or name one with --index."
-        )
-    note = ""
+    notes: list[dict[str, str]] = []
     try:
-        network = SelaVPR.from_pretrained(model or DEFAULT_MODEL, device=device)
+        network = SelaVPR.from_pretrained(model or DEFAULT_MODEL, device="cpu")
     except HubError as error:
-        if model in (None, DEFAULT_MODEL):
+        if not unreachable(error):
             raise
         log.warning("%s", error)
-        note = f"{model} could not be fetched, so the bundled model {DEFAULT_MODEL} serves."
-        network = SelaVPR.from_pretrained(DEFAULT_MODEL, device=device)
-    recognizers: dict[str, Recognizer] = {}
-    problems: list[str] = []
-    for folder in folders:
-        try:
-            index = PlaceIndex.open(folder)
-            recognizers[index.manifest.name] = Recognizer.load(index, model=network)
-        except IndexFileError as error:
-            problems.append(str(error))
+        notes.append(both_plain("other_model", asked=model, served=DEFAULT_MODEL))
+        network = SelaVPR.from_pretrained(DEFAULT_MODEL, device="cpu")
+    recognizers, problems = _join(network, indexes or find(root), notes)
+    served_bundled = not indexes
+    if not recognizers and notes and indexes:
+        # What was asked for fits the model that could not be had, or could not be had itself.
+        recognizers, more = _join(network, find(root), [])
+        problems += more
+        served_bundled = True
     if not recognizers:
-        raise IndexFileError(" ".join(problems))
+        raise IndexFileError(
+            " ".join(problems)
+            or "There is no city to search: prebuilt_index/ holds no index. Build one with "
+            "`python -m selavpr index build`, or name one with --index."
+        )
     for problem in problems:
         log.warning("%s", problem)
-    return Bundle(recognizers, note)
+    # Last, because where a GPU is lent by the call nothing may be computed on it before.
+    network.place(device)
+    return Bundle(recognizers, tuple(notes), served_bundled)
+
+
+def unreachable(error: HubError) -> bool:
+    """Whether the Hub did not answer at all, rather than refuse: no network, or it is down."""
+    cause = error.__cause__
+    if cause is None:  # a name that is none, found out before asking
+        return False
+    while cause is not None:
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status >= 500 or status == 429
+        if isinstance(cause, OSError) and cause.errno in _OF_THE_DISK:
+            return False
+        cause = cause.__cause__ or cause.__context__
+    return True
+
+
+def _join(
+    network: SelaVPR, names: Sequence[str | Path], notes: list[dict[str, str]]
+) -> tuple[dict[str, Recognizer], list[str]]:
+    """The indexes that belong to the network, by name, and what is wrong with the others."""
+    recognizers: dict[str, Recognizer] = {}
+    problems: list[str] = []
+    for name in names:
+        try:
+            index = PlaceIndex.open(name)
+            recognizers[index.manifest.name] = Recognizer.load(index, model=network)
+        except HubError as error:
+            if not unreachable(error):
+                raise
+            problems.append(str(error))
+            notes.append(both_plain("other_city", asked=name))
+        except IndexFileError as error:
+            problems.append(str(error))
+    return recognizers, problems
 
 
 def read_examples(folder: Path) -> list[Example]:
@@ -120,7 +166,8 @@ def read_examples(folder: Path) -> list[Example]:
                     raise IndexFileError(f"{table} names {row['image']!r}, which is not there.")
                 place = (row["latitude"], row["longitude"])
                 truth = Location(float(place[0]), float(place[1])) if all(place) else None
-                found.append(Example(photo, row["title"], truth))
+                chinese = row.get("title_zh") or ""
+                found.append(Example(photo, row["title"], truth, chinese))
     except (KeyError, TypeError, ValueError, LocationError, csv.Error) as error:
         raise IndexFileError(f"{table} is damaged: {error}.") from error
     return found

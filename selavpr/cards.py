@@ -20,7 +20,7 @@ from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.index import Manifest
 from selavpr.structs import Candidate, Recognition
-from selavpr.text import both, both_plain, distance, plain
+from selavpr.text import both, both_plain, by_language, distance, plain
 
 SHOWN = 5
 """Candidates a column shows before "more"."""
@@ -34,11 +34,26 @@ class Example:
         photo: its file.
         title: what to call it.
         truth: where it was taken; None where unknown.
+        chinese: the title in Chinese; the same where empty.
     """
 
     photo: Path
     title: str
     truth: Location | None = None
+    chinese: str = ""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What an answer is compared with.
+
+    Attributes:
+        location: None where the photo turned out to carry none.
+        own: whether it is what the photo's own EXIF data say, rather than known.
+    """
+
+    location: Location | None
+    own: bool = False
 
 
 def header() -> str:
@@ -57,18 +72,24 @@ def header() -> str:
     )
 
 
-def empty(title: str, count: int) -> str:
-    """What stands where the answer will be."""
+def empty(title: str, count: int, overview: str) -> str:
+    """What stands where the answer will be.
+
+    Args:
+        title: of the city.
+        count: of its reference photos.
+        overview: a map of where they were taken, as HTML.
+    """
     note = both("empty_note", count=f"{count:,}", city=title)
     return (
-        f'<div class="sv-empty"><div aria-hidden="true">{_LOGO}</div><h2>{both("empty")}</h2>'
-        f"<p>{note}</p></div>"
+        f'<section class="sv-empty"><div class="sv-lead"><div aria-hidden="true">{_LOGO}</div>'
+        f"<div><h2>{both('empty')}</h2><p>{note}</p></div></div>{overview}</section>"
     )
 
 
-def notice(note: str) -> str:
-    """Something to know before using the page."""
-    return f'<p class="sv-notice" role="note">{html.escape(note)}</p>'
+def notice(note: Mapping[str, str]) -> str:
+    """Something to know before using the page, by language."""
+    return f'<p class="sv-notice" role="note">{by_language(note)}</p>'
 
 
 def thumbnail(photo: Image.Image) -> str:
@@ -85,14 +106,14 @@ def examples(offered: Sequence[Example]) -> str:
     buttons = "".join(
         f'<button type="button" data-example="{i}">'
         f'<img src="{thumbnail(load_image(example.photo))}" alt="" width="112" height="84">'
-        f"<span>{html.escape(example.title)}</span></button>"
+        f"<span>{_title(example)}</span></button>"
         for i, example in enumerate(offered)
     )
     return f'<h2 class="sv-small">{both("examples")}</h2><div class="sv-examples">{buttons}</div>'
 
 
-def verdict(recognition: Recognition, city: str, truth: Location | None = None) -> str:
-    """The answer in words."""
+def verdict(recognition: Recognition, city: str, truth: Truth | None = None) -> str:
+    """The answer in words, with its distance from the truth where there is one to compare with."""
     estimate = recognition.location
     named = estimate.street or both_plain("nameless")
     facts = []
@@ -102,9 +123,12 @@ def verdict(recognition: Recognition, city: str, truth: Location | None = None) 
         facts.append(both("percent", percent=round(100 * estimate.confidence)))
     else:
         facts.append(both("uncalibrated"))
-    if truth is not None:
-        facts.append(both("error", distance=distance(estimate.location.distance_m(truth))))
     location = estimate.location
+    if truth is not None and truth.location is None:
+        facts.append(both("no_position"))
+    elif truth is not None and truth.location is not None:
+        key = "error_own" if truth.own else "error"
+        facts.append(both(key, distance=distance(location.distance_m(truth.location))))
     kind = estimate.verdict.replace(" ", "-")
     note = f"{estimate.verdict}_note"
     return (
@@ -226,8 +250,17 @@ def timings(milliseconds: Mapping[str, float]) -> str:
     )
 
 
-def downloads(answer: Mapping[str, Any], places: Mapping[str, Any], name: str) -> str:
-    """Links that carry the answer themselves, so that nothing is kept on the server."""
+def downloads(
+    answer: Mapping[str, Any], places: Mapping[str, Any], name: str, *, linked: bool = False
+) -> str:
+    """Links that carry the answer themselves, so that nothing is kept on the server.
+
+    Args:
+        answer: what the JSON file holds.
+        places: what the GeoJSON file holds.
+        name: of the photo; the files are named after it.
+        linked: offer the page's address, which reopens an example with its settings.
+    """
     stem = html.escape(Path(name).stem or "answer", quote=True)
     links = "".join(
         f'<a class="sv-chip" download="{stem}.{suffix}" href="data:{mime};base64,'
@@ -238,6 +271,12 @@ def downloads(answer: Mapping[str, Any], places: Mapping[str, Any], name: str) -
             ("GeoJSON", "geojson", "application/geo+json", places),
         )
     )
+    links += f'<button type="button" class="sv-chip" data-do="picture">{both("picture")}</button>'
+    if linked:
+        links += (
+            f'<button type="button" class="sv-chip" data-do="link">{both("link")}</button>'
+            f'<span class="sv-note" role="status" hidden>{both("copied")}</span>'
+        )
     return f'<section><h2>{both("save")}</h2><p class="sv-links">{links}</p></section>'
 
 
@@ -262,6 +301,10 @@ def how_it_works() -> str:
         f'<div class="sv-how">{_drawing()}<ol><li>{both("how_global")}</li>'
         f"<li>{both('how_local')}</li></ol></div>"
     )
+
+
+def _title(example: Example) -> str:
+    return by_language({"en": example.title, "zh": example.chinese or example.title})
 
 
 def _card(candidate: Candidate, i: int, kind: str, picture: str, picked: bool) -> str:

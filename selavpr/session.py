@@ -8,25 +8,31 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from selavpr import cards, maps, viz
-from selavpr.cards import Example
+from selavpr import cards, gpu, maps, viz
+from selavpr.cards import Example, Truth
 from selavpr.errors import OptionError
-from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.recognizer import Recognizer
 from selavpr.report import to_dict, to_geojson
 from selavpr.structs import KeypointMatches, Recognition
+from selavpr.text import plain
 
 SHOWN_SIDE = 960
 """Longest side of the photos kept and drawn for a visitor."""
+
+GPU_SECONDS = 15
+"""The longest a lent GPU is held; a large model's first call moves its weights there."""
 
 Progress = Callable[[str, float], None]
 
@@ -38,18 +44,18 @@ class Session:
     Attributes:
         city: name of the index searched.
         name: the photo's name, as the visitor knows it.
+        path: the photo's file, which is deleted some time after.
         photo: a copy no larger than ``SHOWN_SIDE``.
         recognition: the answer.
-        truth: where the photo was really taken, for examples.
         picked: position of the candidate whose matches are drawn.
         matches: between the photo and that candidate, once computed.
     """
 
     city: str
     name: str
+    path: str
     photo: Image.Image
     recognition: Recognition
-    truth: Location | None = None
     picked: int = 0
     matches: KeypointMatches | None = None
 
@@ -74,6 +80,9 @@ class Site:
             )
         self.recognizers = dict(recognizers)
         self.tiles = tiles
+        self._recognize = gpu.borrowing(self._run_recognize, GPU_SECONDS)
+        self._match = gpu.borrowing(self._run_match, GPU_SECONDS)
+        self._plain_heat = gpu.borrowing(self._run_plain_heat, GPU_SECONDS)
         self.folder = Path(tempfile.mkdtemp(prefix="selavpr-site-"))
         self._thumbnails: dict[tuple[str, int], str] = {}
         for name in ("leaflet.js", "leaflet.css"):
@@ -98,39 +107,64 @@ class Site:
         city: str,
         top_k: int,
         rerank: bool,
+        rerank_depth: int,
         *,
-        truth: Location | None = None,
         progress: Progress = lambda stage, share: None,
     ) -> Session:
         """Recognise a photo.
 
         Raises:
-            OptionError: no such city, or ``top_k`` out of range.
+            OptionError: no such city, or a number out of range.
             PhotoError: the photo cannot be used.
         """
+        self._recognizer(city)
+        start = time.perf_counter()
+        progress("open", 0.0)
         image = load_image(photo)
-        recognition = self._recognizer(city).recognize(
-            photo, top_k=top_k, rerank=rerank, progress=progress
-        )
+        opening = (time.perf_counter() - start) * 1000
+        # A process that lends its GPU cannot call back.
+        heard = None if gpu.is_lent() else progress
+        found = self._recognize(image, city, top_k, rerank, rerank_depth, heard)
+        timings = {**found.timings_ms, "open": found.timings_ms.get("open", 0.0) + opening}
         return Session(
-            city, Path(photo).name, viz.shrink(image, SHOWN_SIDE), recognition, truth=truth
+            city,
+            Path(photo).name,
+            photo,
+            viz.shrink(image, SHOWN_SIDE),
+            replace(found, timings_ms=timings),
         )
 
-    def verdict(self, session: Session) -> str:
+    def verdict(self, session: Session, truth: Truth | None = None) -> str:
         """The answer in words, as HTML."""
         title = self._recognizer(session.city).index.manifest.title
-        return cards.verdict(session.recognition, title, session.truth)
+        return cards.verdict(session.recognition, title, truth)
 
-    def map(self, session: Session) -> str:
+    def map(self, session: Session, truth: Truth | None = None) -> str:
         """The answer on a map, as HTML."""
         document = maps.build_map(
             session.recognition,
-            truth=session.truth,
+            truth=truth.location if truth else None,
+            own=bool(truth and truth.own),
             attribution=self._recognizer(session.city).index.manifest.attribution,
             served=self._served[session.city],
             tiles=self.tiles,
         )
         return maps.frame(document)
+
+    def overview(self, city: str) -> str:
+        """What stands where the answer will be, with a map of where the references are."""
+        index = self._recognizer(city).index
+        locations = [index.place(row).location for row in range(len(index))]
+        document = maps.build_overview(
+            locations,
+            attribution=index.manifest.attribution,
+            served=self._served[city],
+            tiles=self.tiles,
+        )
+        title = index.manifest.title
+        return cards.empty(
+            title, len(index), maps.frame(document, plain("covered", "en", city=title))
+        )
 
     def columns(self, session: Session) -> str:
         """Both rankings, as HTML."""
@@ -138,12 +172,18 @@ class Site:
             session.recognition, lambda row: self._thumbnail(session.city, row), session.picked
         )
 
-    def downloads(self, session: Session) -> str:
-        """Links to the answer as JSON and GeoJSON, as HTML."""
+    def downloads(self, session: Session, *, linked: bool = False) -> str:
+        """Links to the answer as JSON and GeoJSON, as HTML.
+
+        Args:
+            session: what is looked at.
+            linked: the page's address reopens it.
+        """
         return cards.downloads(
             to_dict(session.recognition, session.name),
             to_geojson(session.recognition, session.name),
             session.name,
+            linked=linked,
         )
 
     def pick(self, session: Session, i: int) -> Session:
@@ -152,7 +192,7 @@ class Site:
         Raises:
             OptionError: there is no such candidate.
         """
-        matches = self._recognizer(session.city).matches(session.recognition, i)
+        matches = self._match(session.recognition, session.city, i)
         return replace(session, picked=i, matches=matches)
 
     def matches(
@@ -188,16 +228,20 @@ class Site:
         )
 
     def heat(self, session: Session) -> str:
-        """What the model looks at before and after adaptation, as HTML."""
+        """What the model looks at before and after adaptation, as HTML.
+
+        Raises:
+            PhotoError: the photo's file has been deleted since.
+        """
         photo = viz.shrink(session.photo, SHOWN_SIDE // 2)
-        recognizer = self._recognizer(session.city)
-        before, after = (
-            viz.data_uri(
-                viz.heat_overlay(photo, recognizer.heatmap(session.photo, adapted=adapted))
-            )
-            for adapted in (False, True)
-        )
-        return cards.heat(before, after)
+        # The adapted half was made for the answer; the plain one must see the same pixels.
+        tokens = session.recognition.features.tokens[0].float().numpy()
+        plain_half = self._plain_heat(load_image(session.path), session.city)
+        adapted = viz.heat_of(tokens)
+        after = viz.data_uri(viz.heat_overlay(photo, adapted))
+        if np.allclose(plain_half, adapted, atol=0.01):
+            return cards.heat(after, after)
+        return cards.heat(viz.data_uri(viz.heat_overlay(photo, plain_half)), after)
 
     def answer(self, session: Session) -> dict[str, Any]:
         """The answer as plain data, in the schema of the command line."""
@@ -226,6 +270,29 @@ class Site:
                 )
             ],
         }
+
+    def _run_recognize(
+        self,
+        photo: Image.Image,
+        city: str,
+        top_k: int,
+        rerank: bool,
+        rerank_depth: int,
+        progress: Progress | None,
+    ) -> Recognition:
+        found = self._recognizer(city).recognize(
+            photo, top_k=top_k, rerank=rerank, rerank_depth=rerank_depth, progress=progress
+        )
+        # Kept for a while, for many visitors: not in the GPU's memory.
+        return replace(found, features=found.features.to("cpu"))
+
+    def _run_match(self, recognition: Recognition, city: str, i: int) -> KeypointMatches:
+        recognizer = self._recognizer(city)
+        features = recognition.features.to(recognizer.model.device)
+        return recognizer.matches(replace(recognition, features=features), i)
+
+    def _run_plain_heat(self, photo: Image.Image, city: str) -> NDArray[np.float32]:
+        return self._recognizer(city).heatmap(photo, adapted=False)
 
     def _recognizer(self, city: str) -> Recognizer:
         try:

@@ -8,7 +8,7 @@ Labels of Gradio's own components come from the same table through ``gradio_tabl
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 LANGUAGES = ("en", "zh")
 
@@ -32,6 +32,13 @@ _TEXT: dict[str, tuple[str, str]] = {
     "top_k_info": ("How many places the first stage hands on", "第一阶段保留多少个地点"),
     "rerank": ("Re-rank by matched details", "用局部细节重新排序"),
     "rerank_info": ("Off: the first stage alone decides", "关闭后只由第一阶段决定"),
+    "depth": ("Re-rank the best", "重排前几名"),
+    "depth_info": ("The rest keep the order of the first stage", "其余保持第一阶段的顺序"),
+    "compare": ("Compare with the photo's own GPS position", "与照片自带的 GPS 位置比较"),
+    "compare_info": (
+        "Read only after the answer is made; never used for it, never kept",
+        "只在得出结果之后读取，不参与判断，也不保存",
+    ),
     "examples": ("Or try one of these", "或试试这些例子"),
     "example_alt": ("Example photo: {title}", "示例照片：{title}"),
     # stages
@@ -68,16 +75,31 @@ _TEXT: dict[str, tuple[str, str]] = {
         "此城市尚未校准：不给出概率和误差圈",
     ),
     "error": ("{distance} from the true position", "距真实位置 {distance}"),
+    "error_own": (
+        "{distance} from the photo's own GPS position",
+        "距照片自带的 GPS 位置 {distance}",
+    ),
+    "no_position": (
+        "The photo carries no GPS position to compare with",
+        "照片不含 GPS 位置，无法比较",
+    ),
     "nameless": ("an unnamed street", "无名道路"),
     # the map
     "map": ("Map of the answer", "结果地图"),
     "answer": ("Answer", "结果"),
     "truth": ("True position", "真实位置"),
+    "truth_own": ("GPS position in the photo's data", "照片数据中的 GPS 位置"),
     "global_answer": ("Answer of the first stage", "第一阶段的结果"),
     "circle50": ("Half of answers lie this close", "半数结果在此范围内"),
     "circle90": ("Nine in ten lie this close", "九成结果在此范围内"),
     "layer_rerank": ("Re-ranked", "重排后"),
     "layer_global": ("Global only", "仅全局"),
+    "layer_moves": ("What re-ranking moved", "重排的变动"),
+    "move": (
+        "No. {rank} of the first stage → No. {rank} re-ranked",
+        "第一阶段第 {rank} 名 → 重排后第 {rank} 名",
+    ),
+    "covered": ("Where the photos of {city} were taken", "{city} 参考照片的拍摄位置"),
     # the columns
     "ranking": ("Two stages, two rankings", "两个阶段，两种排序"),
     "ranking_note": (
@@ -140,6 +162,9 @@ _TEXT: dict[str, tuple[str, str]] = {
     "stage_rerank": ("re-rank", "重排"),
     "stage_locate": ("locate", "定位"),
     "save": ("Save the answer", "保存结果"),
+    "picture": ("Picture", "图片"),
+    "link": ("Copy the link to this answer", "复制此结果的链接"),
+    "copied": ("Link copied", "链接已复制"),
     "how": ("How it works", "工作原理"),
     "how_global": (
         "First stage. One network turns each picture into one fingerprint. The whole city is "
@@ -165,10 +190,32 @@ _TEXT: dict[str, tuple[str, str]] = {
         "照片将与{city}的 {count} 张照片比对。它只留在这台机器上，一小时后删除。",
     ),
     "credits": ("Credits", "致谢与许可"),
+    # what went wrong
     "no_photo": ("Choose a photo first.", "请先选择一张照片。"),
     "failed": (
         "Something went wrong on this side; the log of the app says what. Please try again.",
         "程序内部出错，详情见应用日志。请重试。",
+    ),
+    "busy": (
+        "Many people are asking right now and the waiting line is full. Your photo is still here: "
+        "please try again in a few seconds.",
+        "当前使用的人较多，等候队列已满。您的照片仍在此处，请过几秒再试。",
+    ),
+    "error_PhotoError": ("{detail}", "无法使用这张照片，请换一张。（{detail}）"),
+    "error_OptionError": ("{detail}", "选项的值无效。（{detail}）"),
+    "error_LocationError": ("{detail}", "坐标无效。（{detail}）"),
+    "error_WeightsError": ("{detail}", "模型无法使用。（{detail}）"),
+    "error_HubError": ("{detail}", "无法从 Hugging Face Hub 获取文件。（{detail}）"),
+    "error_IndexFileError": ("{detail}", "城市索引缺失、损坏或与模型不符。（{detail}）"),
+    "error_SelaVPRError": ("{detail}", "出错了。（{detail}）"),
+    # what a visitor should know first
+    "other_model": (
+        "{asked} could not be fetched, so the bundled model {served} serves.",
+        "无法获取 {asked}，现由自带模型 {served} 提供服务。",
+    ),
+    "other_city": (
+        "{asked} could not be fetched, so the bundled city serves.",
+        "无法获取 {asked}，现由自带城市提供服务。",
     ),
 }
 
@@ -191,16 +238,21 @@ def both(key: str, **values: object) -> str:
         key: which text.
         **values: what its ``{names}`` stand for; a mapping holds one value for each language.
     """
-    english, chinese = (
-        html.escape(
-            plain(
+    return by_language(
+        {
+            language: plain(
                 key,
                 language,
                 **{n: v[language] if isinstance(v, Mapping) else v for n, v in values.items()},
             )
-        )
-        for language in LANGUAGES
+            for language in LANGUAGES
+        }
     )
+
+
+def by_language(texts: Mapping[str, str]) -> str:
+    """Texts by language as HTML, of which the page shows one; they are escaped."""
+    english, chinese = (html.escape(texts[language]) for language in LANGUAGES)
     if english == chinese:
         return english
     return f'<span class="sv-en">{english}</span><span class="sv-zh" lang="zh">{chinese}</span>'
@@ -209,6 +261,16 @@ def both(key: str, **values: object) -> str:
 def both_plain(key: str, **values: object) -> dict[str, str]:
     """A text by language, for scripts to choose from; not escaped."""
     return {language: plain(key, language, **values) for language in LANGUAGES}
+
+
+def error(kinds: Sequence[str], detail: str) -> str:
+    """An error as HTML in both languages: its own sentence, and in Chinese what kind it is.
+
+    Args:
+        kinds: names of its class and the classes above it; the first that is known counts.
+        detail: its text, which is English.
+    """
+    return both(next(key for kind in kinds if (key := f"error_{kind}") in _TEXT), detail=detail)
 
 
 def distance(metres: float) -> dict[str, str]:

@@ -72,10 +72,12 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-note{color:var(--sv-soft);font-size:14px}
 .sv-notice{border:1px solid #b45309;border-radius:12px;padding:8px 14px;margin:0;font-size:15px;
  background:var(--sv-card)}
-.sv-empty{display:grid;place-content:center;justify-items:center;text-align:center;min-height:430px;
- border:2px dashed var(--sv-line);border-radius:18px;padding:28px;color:var(--sv-soft)}
-.sv-empty h2{margin:14px 0 6px!important}
-.sv-empty p{max-width:46ch;font-size:15px}
+.sv-empty{display:grid;gap:14px;color:var(--sv-soft)}
+.sv-lead{display:flex;gap:16px;align-items:center;border:1px solid var(--sv-line);
+ border-radius:16px;padding:18px 20px;background:var(--sv-card)}
+#sv-result .sv-empty h2{margin:0 0 2px;font-size:22px}
+.sv-empty p{font-size:15px}
+.sv-links{flex-wrap:wrap;align-items:center}
 .sv-verdict{display:flex;gap:16px;align-items:flex-start;border-radius:16px;
  padding:18px 20px 18px 24px;
  background:var(--sv-card)!important;border:1px solid var(--sv-line);position:relative;
@@ -178,7 +180,6 @@ body,gradio-app{background:var(--sv-page)!important}
  .sv-pair img{max-width:none;max-height:none;height:260px}
  .sv-heat{grid-template-columns:1fr}
  #sv-result .sv-verdict h2{font-size:22px}
- .sv-empty{min-height:240px}
  .sv-how text{font-size:18px}
 }
 @media (prefers-reduced-motion:reduce){
@@ -202,6 +203,13 @@ START = """
       .find((name) => /\\/assets\\/core-[^/]*\\.js$/.test(name));
     if (core) (await import(core)).changeLocale?.(locale);
   };
+  // Gradio says in English only that the line is full.
+  const ask = window.fetch;
+  window.fetch = async (...request) => {
+    const reply = await ask(...request);
+    if (reply.status !== 503 || !reply.url.includes('/queue/join')) return reply;
+    return new Response(JSON.stringify({detail: BUSY}), {status: 429});
+  };
   if (wanted) window.selavprLanguage(wanted.startsWith('zh') ? 'zh-CN' : 'en');
   window.addEventListener('message', (event) => {
     if (event.origin !== location.origin || event.data?.selavprPick === undefined) return;
@@ -210,14 +218,16 @@ START = """
   });
 }
 """
-"""Runs once when the page opens; LANG is replaced by the language asked for at start, or null."""
+"""Runs once when the page opens; LANG is replaced by the language asked for at start, or null, and
+BUSY by what to say when the line is full."""
 
 SHOW_ANSWER = """
-(topK, rerank) => {
+(topK, rerank, depth) => {
   const link = new URL(location);
   if (link.searchParams.has('example')) {
     link.searchParams.set('k', topK);
     link.searchParams.set('rerank', rerank ? 1 : 0);
+    link.searchParams.set('depth', depth);
   }
   history.replaceState(null, '', link);
   const answer = document.getElementById('sv-answer');
@@ -233,7 +243,7 @@ settings in the address, so that copying it copies the answer to an example."""
 FORGET_EXAMPLE = """
 () => {
   const link = new URL(location);
-  for (const name of ['example', 'k', 'rerank']) link.searchParams.delete(name);
+  for (const name of ['example', 'k', 'rerank', 'depth']) link.searchParams.delete(name);
   history.replaceState(null, '', link);
 }
 """
@@ -278,7 +288,25 @@ element.addEventListener('click', (event) => {
   for (const other of element.querySelectorAll('[data-candidate]')) {
     other.setAttribute('aria-pressed', other.dataset.candidate === card.dataset.candidate);
   }
+  const number = Number(card.dataset.candidate);
+  document.querySelector('#sv-more iframe.sv-map')?.contentWindow
+    .postMessage({selavprShow: number}, location.origin);
   document.getElementById('sv-matches')?.scrollIntoView({block: 'nearest'});
-  trigger('click', {number: Number(card.dataset.candidate)});
+  trigger('click', {number: number});
+});
+"""
+
+LINK_CLICKS = """
+element.addEventListener('click', async (event) => {
+  const button = event.target.closest('[data-do]');
+  if (button?.dataset.do === 'picture') document.querySelector('#sv-matches a[download]')?.click();
+  if (button?.dataset.do !== 'link') return;
+  try {
+    await navigator.clipboard.writeText(location.href);
+    button.nextElementSibling.hidden = false;
+  } catch {
+    // No clipboard without https: the address is in the bar, and here to copy by hand.
+    prompt('', location.href);
+  }
 });
 """

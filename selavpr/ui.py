@@ -7,16 +7,21 @@ in ``session``; here are components, events, and the way of errors to the visito
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
-from selavpr import cards, theme
-from selavpr.cards import Example
+from selavpr import cards, text, theme
+from selavpr.cards import Example, Truth
 from selavpr.errors import OptionError, PhotoError, SelaVPRError
+from selavpr.exif import read_position
 from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.recognizer import Recognizer
@@ -35,7 +40,7 @@ QUEUE = 40
 VISITORS = 128
 """Visitors whose last answer is remembered, some 5 MB each; the oldest is forgotten first."""
 
-TOP_K, MAX_TOP_K = 20, 100
+TOP_K, DEPTH, MAX_TOP_K = 20, 20, 100
 LINES = 80
 
 _MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # the network is used one at a time
@@ -49,7 +54,7 @@ def build_demo(
     examples: Sequence[Example] = (),
     *,
     tiles: bool = True,
-    note: str = "",
+    notes: Sequence[Mapping[str, str]] = (),
 ) -> gr.Blocks:
     """Lay out the page.
 
@@ -57,7 +62,8 @@ def build_demo(
         recognizers: by the name of their index; the first is chosen at the start.
         examples: photos to try at one click.
         tiles: let the map try OpenStreetMap's tiles.
-        note: shown above everything, for example that another model than asked for serves.
+        notes: texts by language shown above everything, for example that another model than
+            asked for serves.
 
     Returns:
         The page, not running yet.
@@ -71,10 +77,10 @@ def build_demo(
     with gr.Blocks(
         title=plain("title", "en"), analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)
     ) as demo:
-        demo.served_folder = site.folder
+        demo.site = site
         session, truth = gr.State(None, time_to_live=KEEP_SECONDS), gr.State(None)
         _html(cards.header(), js_on_load=theme.HEADER_CLICKS)
-        if note:
+        for note in notes:
             _html(cards.notice(note))
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=320, elem_id="sv-side"):
@@ -96,15 +102,21 @@ def build_demo(
                 )
                 go = gr.Button(_t("locate"), variant="primary", elem_id="sv-locate")
                 with gr.Accordion(_t("options"), open=False):
-                    top_k = gr.Slider(1, MAX_TOP_K, TOP_K, step=1, label=_t("top_k"))
+                    top_k = gr.Slider(
+                        1, MAX_TOP_K, TOP_K, step=1, label=_t("top_k"), info=_t("top_k_info")
+                    )
                     rerank = gr.Checkbox(True, label=_t("rerank"), info=_t("rerank_info"))
+                    depth = gr.Slider(
+                        1, MAX_TOP_K, DEPTH, step=1, label=_t("depth"), info=_t("depth_info")
+                    )
+                    compare = gr.Checkbox(False, label=_t("compare"), info=_t("compare_info"))
                 shelf = _html(
                     cards.examples(examples),
                     js_on_load=theme.EXAMPLE_CLICKS,
                     visible=bool(examples),
                 )
             with gr.Column(scale=3, min_width=320, elem_id="sv-result"):
-                verdict = _html(cards.empty(manifests[0].title, manifests[0].count))
+                verdict = _html(site.overview(first))
                 with gr.Column(visible=False, elem_id="sv-more") as more:
                     map_view = _html()
                     columns = _html(js_on_load=theme.CARD_CLICKS)
@@ -114,7 +126,7 @@ def build_demo(
                         lines = gr.Slider(1, 400, LINES, step=1, label=_t("lines"))
                         least = gr.Slider(0, 1, 0, step=0.01, label=_t("min_similarity"))
                     agreeing = gr.Checkbox(False, label=_t("agreeing_only"))
-                    heat, timing, links = _html(), _html(), _html()
+                    heat, timing, links = _html(), _html(), _html(js_on_load=theme.LINK_CLICKS)
                 with gr.Accordion(_t("how"), open=False):
                     _html(cards.how_it_works())
                 _html(cards.credits(manifests))
@@ -125,27 +137,35 @@ def build_demo(
             city: str,
             top_k: float,
             rerank: bool,
+            depth: float,
+            compare: bool,
             truth: Location | None,
             request: gr.Request,
             progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio asks for it
         ) -> tuple[Any, ...]:
             language = _language(request)
+            if not photo:
+                raise gr.Error(both("no_photo"), title="", print_exception=False)
             found = site.locate(
-                _chosen(photo, language),
+                photo,
                 city,
                 int(top_k),
                 rerank,
-                truth=truth,
+                int(depth),
                 progress=lambda stage, share: progress(share, desc=plain(f"now_{stage}", language)),
             )
+            # Only now, with the answer made, may the photo's own data be looked at.
+            known = None if truth is None else Truth(truth)
+            if known is None and compare:
+                known = Truth(read_position(photo), own=True)
             return (
                 found,
-                site.verdict(found),
+                site.verdict(found, known),
                 gr.Column(visible=True),
-                site.map(found),
+                site.map(found, known),
                 site.columns(found),
                 cards.timings(found.recognition.timings_ms),
-                site.downloads(found),
+                site.downloads(found, linked=truth is not None),
             )
 
         @_guarded
@@ -169,22 +189,29 @@ def build_demo(
             return site.matches(found, int(lines), least, agreeing)
 
         drawn, controls = [session, picture], [lines, least, agreeing]
+        settings = [top_k, rerank, depth]
 
         def answer(start: Callable[..., Any]) -> None:
             # The answer first, its explanations after it.
             located = start(
                 show,
-                [photo, city, top_k, rerank, truth],
+                [photo, city, *settings, compare, truth],
                 [session, verdict, more, map_view, columns, timing, links],
                 show_progress_on=[verdict],
                 api_visibility="private",
                 **_MODEL,
             )
             explained = located.success(first_pick, [session, *controls], drawn, **_QUIET, **_MODEL)
-            located.success(None, [top_k, rerank], js=theme.SHOW_ANSWER, **_QUIET)
+            located.success(None, settings, js=theme.SHOW_ANSWER, **_QUIET)
             explained.success(_guarded(site.heat), [session], [heat], **_QUIET, **_MODEL)
 
         answer(go.click)
+        city.input(
+            lambda city, found: gr.skip() if found else site.overview(city),
+            [city, session],
+            [verdict],
+            **_QUIET,
+        )
         photo.upload(_checked, [photo], [photo], **_QUIET)
         photo.input(lambda: None, None, [truth], js=theme.FORGET_EXAMPLE, **_QUIET)
         copies = site.publish(examples)
@@ -206,8 +233,8 @@ def build_demo(
             control.change(
                 redraw, [session, *controls], [picture], trigger_mode="always_last", **_QUIET
             )
-        demo.load(_settings, None, [top_k, rerank], **_QUIET).then(None, js=theme.REOPEN, **_QUIET)
-        _add_api(site, photo, city, top_k, rerank)
+        demo.load(_settings, None, settings, **_QUIET).then(None, js=theme.REOPEN, **_QUIET)
+        _add_api(site, photo, city, *settings)
     return demo
 
 
@@ -218,6 +245,7 @@ def launch(
     *,
     share: bool = False,
     language: str | None = None,
+    mcp: bool = False,
 ) -> str:
     """Start serving the page, and return at once; ``demo.block_thread()`` waits for the end.
 
@@ -227,10 +255,19 @@ def launch(
         port: the first free one from 7860 when None.
         share: ask Gradio for a public address.
         language: ``"en"`` or ``"zh"``; the browser's when None.
+        mcp: offer the endpoints to language models, too, at ``/gradio_api/mcp/``.
 
     Returns:
         The local address.
+
+    Raises:
+        OptionError: ``mcp`` without the packages it needs.
     """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise OptionError(
+            'The MCP server needs more packages: run `pip install "gradio[mcp]"`, or start '
+            "without --mcp."
+        )
     demo.queue(max_size=QUEUE, default_concurrency_limit=4)
     _, address, _ = demo.launch(
         server_name=host,
@@ -241,13 +278,17 @@ def launch(
         prevent_thread_lock=True,
         max_file_size=MAX_UPLOAD,
         state_session_capacity=VISITORS,
-        allowed_paths=[str(demo.served_folder)],
+        allowed_paths=[str(demo.site.folder)],
         footer_links=["api"],
         ssr_mode=False,
         i18n=_t,
         theme=_theme(),
         css=theme.CSS,
-        js=theme.START.replace("LANG", json.dumps(language)),
+        js=theme.START.replace("LANG", json.dumps(language)).replace(
+            "BUSY", json.dumps(both("busy"))
+        ),
+        mcp_server=mcp,
+        app_kwargs={"routes": [Route("/health", _health(demo.site))]},
     )
     return str(address)
 
@@ -255,15 +296,37 @@ def launch(
 def _add_api(site: Site, *inputs: Any) -> None:
     """The endpoints for programs: the page's own inputs, plain data out."""
 
-    @_guarded
-    def locate(photo: str, city: str, top_k: float, rerank: bool) -> dict[str, Any]:
-        """Find where a photo was taken."""
-        return site.answer(site.locate(_chosen(photo), city, int(top_k), rerank))
+    # Gradio hands these texts to language models; they describe the parameters by name.
+    @_answering
+    def locate(
+        photo: str, city: str, top_k: float, rerank: bool, rerank_depth: float
+    ) -> dict[str, Any]:
+        """Find where a street photo was taken.
 
-    @_guarded
-    def matches(photo: str, city: str, top_k: float, rerank: bool, rank: float) -> dict[str, Any]:
-        """Match a photo's details with one of its candidates."""
-        found = site.locate(_chosen(photo), city, int(top_k), rerank)
+        Args:
+            photo: the photo, as a file or an address.
+            city: name of the index to search.
+            top_k: candidates to return, 1 to 100.
+            rerank: order them by matched details; without it the first stage alone decides.
+            rerank_depth: how many of the first stage's candidates are re-ranked, 1 to 100.
+        """
+        return site.answer(site.locate(_given(photo), city, int(top_k), rerank, int(rerank_depth)))
+
+    @_answering
+    def matches(
+        photo: str, city: str, top_k: float, rerank: bool, rerank_depth: float, rank: float
+    ) -> dict[str, Any]:
+        """Match a photo's details with one of its candidates.
+
+        Args:
+            photo: the photo, as a file or an address.
+            city: name of the index to search.
+            top_k: candidates to consider, 1 to 100.
+            rerank: order them by matched details.
+            rerank_depth: how many of the first stage's candidates are re-ranked, 1 to 100.
+            rank: of the candidate, 1 for the best.
+        """
+        found = site.locate(_given(photo), city, int(top_k), rerank, int(rerank_depth))
         return site.match_data(site.pick(found, int(rank) - 1))
 
     with gr.Row(visible=False):
@@ -292,22 +355,45 @@ def _add_api(site: Site, *inputs: Any) -> None:
     )
 
 
-def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Show the visitor what can be mended as it stands; log anything else and say so."""
+def _health(site: Site) -> Callable[[Request], JSONResponse]:
+    """Answers at once, whatever waits in the line: what a host asks to see whether this lives."""
 
+    def health(request: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok", "cities": list(site.recognizers)})
+
+    return health
+
+
+def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Show the visitor, in both languages, what can be mended; log anything else and say so."""
+    return _reporting(handler, _explained, both("failed"))
+
+
+def _answering(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for programs: plain English."""
+    return _reporting(handler, str, plain("failed", "en"))
+
+
+def _reporting(
+    handler: Callable[..., Any], explain: Callable[[SelaVPRError], str], failed: str
+) -> Callable[..., Any]:
     @functools.wraps(handler)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return handler(*args, **kwargs)
         except SelaVPRError as error:
-            raise gr.Error(str(error), title="", print_exception=False) from error
+            raise gr.Error(explain(error), title="", print_exception=False) from error
         except gr.Error:
             raise
         except Exception as error:
             log.exception("A handler of the page failed")
-            raise gr.Error(plain("failed", "en"), print_exception=False) from error
+            raise gr.Error(failed, print_exception=False) from error
 
     return guarded
+
+
+def _explained(error: SelaVPRError) -> str:
+    return text.error([kind.__name__ for kind in type(error).__mro__], str(error))
 
 
 def _html(value: str = "", **options: Any) -> Any:
@@ -319,12 +405,16 @@ def _path_of(upload: Any) -> str | None:
     return None if upload is None else str(upload.path)
 
 
-def _settings(request: gr.Request) -> tuple[int, bool]:
+def _settings(request: gr.Request) -> tuple[int, bool, int]:
     """Candidates and re-ranking as the address asks for them, which anybody may have edited."""
     asked = request.query_params
-    number = str(asked.get("k", TOP_K))
-    top_k = int(number) if number.isascii() and number.isdigit() else TOP_K
-    return min(max(top_k, 1), MAX_TOP_K), asked.get("rerank") != "0"
+
+    def number(name: str, default: int) -> int:
+        digits = str(asked.get(name, default))
+        value = int(digits) if digits.isascii() and digits.isdigit() else default
+        return min(max(value, 1), MAX_TOP_K)
+
+    return number("k", TOP_K), asked.get("rerank") != "0", number("depth", DEPTH)
 
 
 def _language(request: gr.Request) -> str:
@@ -332,9 +422,9 @@ def _language(request: gr.Request) -> str:
     return str(request.cookies.get("selavpr_lang") or request.headers.get("accept-language", "en"))
 
 
-def _chosen(photo: str | None, language: str = "en") -> str:
+def _given(photo: str | None) -> str:
     if not photo:
-        raise OptionError(plain("no_photo", language))
+        raise OptionError(plain("no_photo", "en"))
     return photo
 
 
@@ -344,7 +434,7 @@ def _checked(photo: str | None) -> Any:
         if photo:
             load_image(photo)
     except PhotoError as error:
-        gr.Warning(str(error), title="")
+        gr.Warning(_explained(error), title="")
         return None
     return gr.skip()
 

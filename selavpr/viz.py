@@ -117,6 +117,20 @@ def select_matches(
     return np.asarray(rows[order][: max(count, 0)], dtype=np.int64)
 
 
+def heat_of(tokens: _Floats) -> _Floats:
+    """What the network looks at: the negated channel mean of its tokens, scaled to 0..1.
+
+    Args:
+        tokens: ``[h, w, C]``.
+
+    Returns:
+        ``[h, w]``, for ``heat_overlay``.
+    """
+    heat = -np.asarray(tokens, np.float32).mean(axis=-1)
+    low, high = float(heat.min()), float(heat.max())
+    return np.asarray((heat - low) / max(high - low, 1e-6), dtype=np.float32)
+
+
 def heat_overlay(photo: Image.Image, heat: _Floats, *, opacity: float = 0.6) -> Image.Image:
     """A heat-map laid over a photo.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -132,6 +133,7 @@ class FakeRecognizer:
         self, index: FakeIndex | None = None, *, calibrated: bool = True, broken: bool = False
     ):
         self.index = index or FakeIndex()
+        self.model = SimpleNamespace(device=torch.device("cpu"))
         self.calibrated = calibrated
         self.broken = broken
 
@@ -141,6 +143,7 @@ class FakeRecognizer:
         *,
         top_k: int = 20,
         rerank: bool = True,
+        rerank_depth: int | None = None,
         progress: Callable[[str, float], None] | None = None,
     ) -> Recognition:
         if self.broken:
@@ -154,9 +157,9 @@ class FakeRecognizer:
         rng = np.random.default_rng(seed)
         rows = rng.permutation(len(self.index))[:top_k].tolist()
         counts = rng.integers(1800, 2600, len(rows)).tolist()
-        order = list(range(len(rows)))
-        if rerank:
-            order.sort(key=lambda i: (-counts[i], i))
+        depth = min(rerank_depth or top_k, len(rows)) if rerank else 0
+        ranked = sorted(range(depth), key=lambda i: (-counts[i], i))
+        order = [*ranked, *range(depth, len(rows))]
         candidates = tuple(
             Candidate(
                 place=self.index.place(rows[i]),
@@ -164,7 +167,7 @@ class FakeRecognizer:
                 global_rank=i + 1,
                 rank=rank,
                 similarity=0.9 - 0.01 * i,
-                matches=counts[i] if rerank else None,
+                matches=counts[i] if i < depth else None,
             )
             for rank, i in enumerate(order, 1)
         )
@@ -181,7 +184,7 @@ class FakeRecognizer:
                 street=best.street,
             ),
             global_location=min(candidates, key=lambda c: c.global_rank).place.location,
-            features=Features(torch.zeros(1, 4), torch.zeros(1, 2, 2, 4)),
+            features=Features(torch.zeros(1, 4), torch.zeros(1, 16, 16, 4)),
             timings_ms={stage: 10.0 * (i + 1) for i, stage in enumerate(stages)},
         )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,74 +16,160 @@ from selavpr.geo import Location
 from selavpr.weights import DEFAULT_MODEL
 
 
+class AnswerError(Exception):
+    """What an HTTP library raises for an answer that is an error."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.response = SimpleNamespace(status_code=status)
+
+
+def hub_error(cause: Exception | None) -> HubError:
+    error = HubError("It could not be fetched.")
+    error.__cause__ = cause
+    return error
+
+
 @dataclass
 class Machine:
     """Stands in for the Hub and the disk: which models load, which folders hold which index."""
 
     models: set[str]
     indexes: dict[str, str]  # folder name to the model its index was built with
+    why: Exception | None  # what the Hub's errors come from
+    placed: list[str]
 
     def network(self, name: str, *, device: str) -> Any:
         if name not in self.models:
-            raise HubError(f"{name} could not be fetched.")
-        return SimpleNamespace(name=name, device=device)
+            raise hub_error(self.why)
+        assert device == "cpu", "nothing is computed on a GPU before all is loaded"
+        return SimpleNamespace(name=name, device=device, place=self.placed.append)
 
-    def open(self, folder: Path) -> FakeIndex:
-        if folder.name not in self.indexes:
+    def open(self, folder: Path | str) -> FakeIndex:
+        name = Path(folder).name
+        if str(folder).startswith("somebody/"):
+            raise hub_error(self.why)
+        if name not in self.indexes:
             raise IndexFileError(f"There is no index in {folder}.")
-        return FakeIndex(folder.name, folder.name.title(), count=3)
+        return FakeIndex(name, name.title(), count=3)
 
     def join(self, index: FakeIndex, *, model: Any) -> Any:
         if self.indexes[index.manifest.name] != model.name:
             raise IndexFileError(f"{index.manifest.name} was built with another model.")
         return SimpleNamespace(index=index, model=model)
 
+    def find(self, root: Path) -> list[Path]:
+        return [root / name for name in sorted(self.indexes) if name != "far"]
+
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine({DEFAULT_MODEL}, {"oslo": DEFAULT_MODEL, "bergen": DEFAULT_MODEL, "odd": "x"})
+    made = Machine(
+        {DEFAULT_MODEL, "x"},
+        {"oslo": DEFAULT_MODEL, "bergen": DEFAULT_MODEL, "odd": "x", "far": "somebody/large"},
+        ConnectionError("no route"),
+        [],
+    )
     monkeypatch.setattr(bundle.SelaVPR, "from_pretrained", made.network)
     monkeypatch.setattr(bundle.PlaceIndex, "open", made.open)
     monkeypatch.setattr(bundle.Recognizer, "load", made.join)
+    monkeypatch.setattr(bundle, "find", made.find)
     return made
 
 
+ROOT = Path("bundled")
+
+
 def test_all_cities_share_one_model(machine: Machine) -> None:
-    served = bundle.load([Path("bergen"), Path("oslo")], device="cpu")
+    served = bundle.load(ROOT, ["bergen", "oslo"], device="cuda")
     assert list(served.recognizers) == ["bergen", "oslo"]
     assert len({id(r.model) for r in served.recognizers.values()}) == 1
-    assert served.note == ""
+    assert served.notes == ()
+    assert not served.bundled
+    assert machine.placed == ["cuda"]
     assert "Bergen (3 photos), Oslo (3 photos), device cpu" in str(served)
+
+
+def test_bundled_cities_serve_where_none_is_named(machine: Machine) -> None:
+    served = bundle.load(ROOT)
+    assert list(served.recognizers) == ["bergen", "oslo"]
+    assert served.bundled
 
 
 def test_index_of_another_model_is_left_out_and_logged(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert list(bundle.load([Path("odd"), Path("oslo")]).recognizers) == ["oslo"]
+    assert list(bundle.load(ROOT, ["odd", "oslo"]).recognizers) == ["oslo"]
     assert "odd was built with another model" in caplog.text
 
 
 def test_only_index_of_another_model_is_an_error(machine: Machine) -> None:
     with pytest.raises(IndexFileError, match="odd was built with another model"):
-        bundle.load([Path("odd")])
+        bundle.load(ROOT, ["odd"])
 
 
-def test_bundled_model_serves_when_the_hub_does_not_answer(machine: Machine) -> None:
-    served = bundle.load([Path("oslo")], model="somebody/large")
-    assert "somebody/large could not be fetched" in served.note
-    assert DEFAULT_MODEL in served.note
+def test_bundled_model_and_city_serve_when_the_hub_does_not_answer(machine: Machine) -> None:
+    served = bundle.load(ROOT, ["far"], model="somebody/large")
+    assert [note["en"] for note in served.notes] == [
+        f"somebody/large could not be fetched, so the bundled model {DEFAULT_MODEL} serves."
+    ]
+    assert "somebody/large" in served.notes[0]["zh"]
+    assert list(served.recognizers) == ["bergen", "oslo"]
+    assert served.bundled
+
+
+def test_bundled_city_serves_when_the_hub_does_not_answer(machine: Machine) -> None:
+    served = bundle.load(ROOT, ["somebody/city"])
+    assert "somebody/city could not be fetched" in served.notes[0]["en"]
+    assert list(served.recognizers) == ["bergen", "oslo"]
+
+
+def test_other_city_serves_beside_one_that_could_not_be_fetched(machine: Machine) -> None:
+    served = bundle.load(ROOT, ["somebody/city", "oslo"])
     assert list(served.recognizers) == ["oslo"]
+    assert len(served.notes) == 1
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        None,  # the name is none the Hub takes
+        AnswerError(401),
+        AnswerError(403),
+        AnswerError(404),
+        OSError(errno.ENOSPC, "disk full"),
+        PermissionError(errno.EACCES, "cache not writable"),
+    ],
+)
+def test_what_the_user_can_mend_is_an_error(machine: Machine, why: Exception | None) -> None:
+    machine.why = why
+    with pytest.raises(HubError):
+        bundle.load(ROOT, model="somebody/typo")
+    with pytest.raises(HubError):
+        bundle.load(ROOT, ["somebody/typo"])
+
+
+@pytest.mark.parametrize(
+    "why",
+    [ConnectionError("no route"), TimeoutError(), AnswerError(500), AnswerError(429)],
+)
+def test_silence_and_failures_of_the_hub_are_not(machine: Machine, why: Exception) -> None:
+    wrapped = LookupError("not cached")
+    wrapped.__cause__ = why
+    assert bundle.unreachable(hub_error(why))
+    assert bundle.unreachable(hub_error(wrapped))
 
 
 def test_bundled_model_that_cannot_be_loaded_is_an_error(machine: Machine) -> None:
     machine.models.clear()
     with pytest.raises(HubError):
-        bundle.load([Path("oslo")])
+        bundle.load(ROOT)
 
 
-def test_no_city_says_what_to_do() -> None:
+def test_no_city_says_what_to_do(machine: Machine) -> None:
+    machine.indexes.clear()
     with pytest.raises(IndexFileError, match="index build"):
-        bundle.load([])
+        bundle.load(ROOT)
 
 
 def test_find_takes_folders_with_a_manifest_by_name(tmp_path: Path) -> None:
@@ -105,6 +192,12 @@ def test_examples_with_and_without_a_known_place(tmp_path: Path) -> None:
     one, two = bundle.read_examples(folder)
     assert (one.photo, one.title, one.truth) == (folder / "rain.jpg", "Rain", Location(60.5, 24.5))
     assert two.truth is None
+    assert one.chinese == ""
+
+
+def test_examples_may_have_chinese_titles(tmp_path: Path) -> None:
+    folder = table(tmp_path, "rain.jpg,Rain,,,雨", header="image,title,latitude,longitude,title_zh")
+    assert bundle.read_examples(folder)[0].chinese == "雨"
 
 
 def test_folder_without_a_table_has_no_examples(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from fake_recognizer import NASTY, FakeIndex, FakeRecognizer, drawn_street
 
-from selavpr import cards, text
+from selavpr import cards, errors, text
+from selavpr.cards import Example, Truth
+from selavpr.errors import HubError, PhotoError
 from selavpr.geo import Location
 from selavpr.structs import Recognition
 
@@ -77,8 +80,16 @@ def test_no_number_is_claimed_without_calibration(recognition: Recognition) -> N
 def test_error_is_told_where_the_truth_is_known(recognition: Recognition) -> None:
     here = recognition.location.location
     truth = Location(here.latitude - 0.001, here.longitude)  # a thousandth of a degree is 111 m
-    words = Text(cards.verdict(recognition, "Drawn Town", truth)).words
+    words = Text(cards.verdict(recognition, "Drawn Town", Truth(truth))).words
     assert "111 m from the true position" in words
+    words = Text(cards.verdict(recognition, "Drawn Town", Truth(truth, own=True))).words
+    assert "111 m from the photo's own GPS position" in words
+
+
+def test_photo_without_a_position_is_told(recognition: Recognition) -> None:
+    words = Text(cards.verdict(recognition, "Drawn Town", Truth(None, own=True))).words
+    assert "carries no GPS position" in words
+    assert " m from" not in words
 
 
 def test_unnamed_street_is_worded(recognition: Recognition) -> None:
@@ -145,8 +156,9 @@ def test_names_and_credits_are_escaped(recognition: Recognition) -> None:
         cards.columns(named, str, 0),
         cards.matches(nasty, "data:", 1, 2, 3),
         cards.credits([manifest]),
-        cards.empty(NASTY, 3),
-        cards.notice(NASTY),
+        cards.empty(NASTY, 3, "a map"),
+        cards.notice({"en": NASTY, "zh": NASTY}),
+        text.error(["OptionError"], NASTY),
         cards.downloads({}, {}, f'{NASTY}" onclick="x.jpg'),
     ):
         assert NASTY not in source
@@ -171,6 +183,21 @@ def test_downloads_carry_the_data() -> None:
     assert [a["download"] for a in links] == ["a photo.json", "a photo.geojson"]
     bodies = [json.loads(base64.b64decode((a["href"] or "").split(",")[1])) for a in links]
     assert bodies == [{"photo": "Straße"}, {"type": "FeatureCollection"}]
+
+
+def test_link_is_offered_where_the_address_reopens_the_answer() -> None:
+    for linked in (True, False):
+        source = cards.downloads({}, {}, "a.jpg", linked=linked)
+        assert ('data-do="link"' in source) is linked
+        assert 'data-do="picture"' in source
+
+
+def test_examples_are_called_by_language(tmp_path: Path) -> None:
+    path = tmp_path / "rain.jpg"
+    drawn_street(1).save(path)
+    source = cards.examples([Example(path, "Rain & wind", chinese="风雨"), Example(path, "Night")])
+    assert '<span class="sv-en">Rain &amp; wind</span><span class="sv-zh" lang="zh">风雨' in source
+    assert "<span>Night</span>" in source
 
 
 def test_every_picture_and_drawing_is_described(recognition: Recognition) -> None:
@@ -210,6 +237,24 @@ def test_languages_have_the_same_texts_and_places_to_fill() -> None:
 )
 def test_distances_in_words(metres: float, english: str, chinese: str) -> None:
     assert text.distance(metres) == {"en": english, "zh": chinese}
+
+
+@pytest.mark.parametrize(
+    ("kind", "chinese"), [(PhotoError, "照片"), (HubError, "Hub"), (errors.SelaVPRError, "出错")]
+)
+def test_errors_are_told_in_both_languages(kind: type[Exception], chinese: str) -> None:
+    shown = text.error([k.__name__ for k in kind.__mro__], "It is <small>.")
+    english, _, rest = shown.partition('<span class="sv-zh" lang="zh">')
+    assert english == '<span class="sv-en">It is &lt;small&gt;.</span>'
+    assert chinese in rest
+    assert "It is &lt;small&gt;." in rest
+
+
+def test_every_error_has_a_sentence_of_its_own_or_of_the_class_above() -> None:
+    kinds = [k for k in vars(errors).values() if isinstance(k, type)]
+    assert len(kinds) >= 7
+    for kind in kinds:
+        assert text.error([k.__name__ for k in kind.__mro__], "x")
 
 
 def test_both_languages_escape_and_fill() -> None:

@@ -64,15 +64,44 @@ def test_pins_carry_both_ranks_and_the_answer_its_place(recognition: Recognition
     assert data["truth"] is None
 
 
-def circles(page: str) -> list[float]:
-    return [float(r) for r in re.findall(r"L\.circle\(.*?\"radius\": ([\d.]+)", page, re.DOTALL)]
-
-
 def test_circles_are_drawn_when_calibrated_and_only_then(recognition: Recognition) -> None:
-    assert circles(maps.build_map(recognition)) == [60.0, 15.0]
+    data = data_of(maps.build_map(recognition))
+    assert data["circles"] == [[60.0, "circle90"], [15.0, "circle50"]]
+    assert data["text"]["circle50"]["en"] == "Half of answers lie this close: 15 m"
     unknown = dataclasses.replace(recognition.location, radius50_m=None, radius90_m=None)
     page = maps.build_map(dataclasses.replace(recognition, location=unknown))
-    assert circles(page) == []
+    assert data_of(page)["circles"] == []
+
+
+def test_lines_lead_from_each_ranks_old_place_to_its_new_one(recognition: Recognition) -> None:
+    moves = data_of(maps.build_map(recognition))["moves"]
+    old = {c.global_rank: c.place.location for c in recognition.candidates}
+    new = {c.rank: c.place.location for c in recognition.candidates}
+    expected = [
+        {
+            "rank": rank,
+            "from": [old[rank].latitude, old[rank].longitude],
+            "to": [new[rank].latitude, new[rank].longitude],
+        }
+        for rank in range(1, 6)
+        if old[rank].distance_m(new[rank]) > 3
+    ]
+    assert moves == expected
+    assert moves, "the drawn town shuffles its candidates"
+
+
+def test_nothing_moves_without_reranking() -> None:
+    alone = FakeRecognizer().recognize(drawn_street(100), rerank=False)
+    assert data_of(maps.build_map(alone))["moves"] == []
+
+
+def test_overview_shows_every_place_or_evenly_chosen_ones() -> None:
+    here = [Location(60 + i / 1e5, 24.9) for i in range(4001)]
+    few = data_of(maps.build_overview(here[:7]))["dots"]
+    assert few == [[place.latitude, place.longitude] for place in here[:7]]
+    many = data_of(maps.build_overview(here))["dots"]
+    assert len(many) == 1334, "every third of 4001"
+    assert many[1] == [here[3].latitude, 24.9]
 
 
 def test_truth_shows_with_its_distance(recognition: Recognition) -> None:
@@ -81,6 +110,8 @@ def test_truth_shows_with_its_distance(recognition: Recognition) -> None:
     data = data_of(maps.build_map(recognition, truth=truth))
     assert data["truth"] == [truth.latitude, truth.longitude]
     assert data["text"]["truth"]["en"] == "True position: 111 m from the true position"
+    own = data_of(maps.build_map(recognition, truth=truth, own=True))
+    assert own["text"]["truth"]["en"].endswith("111 m from the photo's own GPS position")
 
 
 def test_tiles_can_be_left_out(recognition: Recognition) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -15,9 +16,12 @@ from fake_recognizer import FakeRecognizer, drawn_street
 from fake_server import Server, serving
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
+from PIL.ExifTags import IFD
 
 from selavpr import ui
 from selavpr.errors import OptionError
+from selavpr.exif import read_position
 from selavpr.report import to_dict
 
 
@@ -54,13 +58,16 @@ def client(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 def test_locate_gives_the_schema_of_the_command_line(
     client: Client, town: FakeRecognizer, photo: Path
 ) -> None:
-    answer = client.predict(handle_file(photo), "drawn-town", 5, True, api_name="/locate")
-    expected = to_dict(town.recognize(photo, top_k=5), "street.png")
+    answer = client.predict(handle_file(photo), "drawn-town", 5, True, 3, api_name="/locate")
+    expected = to_dict(town.recognize(photo, top_k=5, rerank_depth=3), "street.png")
+    # Opening the photo is timed by the page, which opens it.
+    assert answer["timings_ms"].pop("open") > expected["timings_ms"].pop("open")
     assert answer == json.loads(json.dumps(expected))
+    assert [c["matches"] is None for c in answer["candidates"]] == [False] * 3 + [True] * 2
 
 
 def test_matches_of_a_candidate(client: Client, town: FakeRecognizer, photo: Path) -> None:
-    answer = client.predict(handle_file(photo), "drawn-town", 5, True, 2, api_name="/matches")
+    answer = client.predict(handle_file(photo), "drawn-town", 5, True, 5, 2, api_name="/matches")
     second = town.recognize(photo, top_k=5).candidates[1]
     assert answer["rank"] == 2
     assert answer["place_id"] == second.place.place_id
@@ -73,7 +80,7 @@ def test_matches_of_a_candidate(client: Client, town: FakeRecognizer, photo: Pat
 
 
 def test_stages_can_be_switched_off(client: Client, photo: Path) -> None:
-    answer = client.predict(handle_file(photo), "other-town", 3, False, api_name="/locate")
+    answer = client.predict(handle_file(photo), "other-town", 3, False, 3, api_name="/locate")
     assert [c["matches"] for c in answer["candidates"]] == [None, None, None]
     assert answer["confidence"] is None
     assert "rerank" not in answer["timings_ms"]
@@ -84,7 +91,7 @@ def test_only_the_two_endpoints_are_public_and_they_are_documented(client: Clien
     endpoints = described["named_endpoints"]
     assert set(endpoints) == {"/locate", "/matches"}
     names = [p["parameter_name"] for p in endpoints["/locate"]["parameters"]]
-    assert names == ["photo", "city", "top_k", "rerank"]
+    assert names == ["photo", "city", "top_k", "rerank", "rerank_depth"]
     assert "error radii" in endpoints["/locate"]["description"]
 
 
@@ -98,14 +105,14 @@ def test_what_is_not_a_photo_is_said_plainly(
     path = tmp_path / "notes.png"
     path.write_bytes(content)
     with pytest.raises(AppError, match=complaint):
-        client.predict(handle_file(path), "drawn-town", 5, True, api_name="/locate")
+        client.predict(handle_file(path), "drawn-town", 5, True, 5, api_name="/locate")
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     drawn_street(1, (10_000, 10_000)).save(path)
     with pytest.raises(AppError, match="larger than 64 megapixels"):
-        client.predict(handle_file(path), "drawn-town", 5, True, api_name="/locate")
+        client.predict(handle_file(path), "drawn-town", 5, True, 5, api_name="/locate")
 
 
 @pytest.mark.parametrize(
@@ -120,14 +127,14 @@ def test_wrong_arguments_are_named(
 ) -> None:
     given = handle_file(photo) if city == "nowhere" else None
     with pytest.raises(AppError, match=complaint):
-        client.predict(given, city, top_k, True, api_name="/locate")
+        client.predict(given, city, top_k, True, 5, api_name="/locate")
 
 
 def test_other_failures_are_logged_and_kept_from_the_visitor(
     client: Client, server: Server, photo: Path
 ) -> None:
     with pytest.raises(AppError) as caught:
-        client.predict(handle_file(photo), "broken-town", 5, True, api_name="/locate")
+        client.predict(handle_file(photo), "broken-town", 5, True, 5, api_name="/locate")
     assert "Something went wrong" in str(caught.value)
     assert "secret detail" not in str(caught.value)
     assert "RuntimeError: secret detail" in server.log()
@@ -161,7 +168,7 @@ def test_visitors_get_their_own_answers(address: str, town: FakeRecognizer, tmp_
         clients.append((number, path, Client(address, verbose=False)))
 
     def ask(number: int, path: Path, visitor: Client) -> None:
-        answer = visitor.predict(handle_file(path), "drawn-town", 4, True, api_name="/locate")
+        answer = visitor.predict(handle_file(path), "drawn-town", 4, True, 4, api_name="/locate")
         got[number] = answer["candidates"]
 
     threads = [threading.Thread(target=ask, args=visitor) for visitor in clients]
@@ -173,6 +180,31 @@ def test_visitors_get_their_own_answers(address: str, town: FakeRecognizer, tmp_
         visitor.close()
     assert got == wanted
     assert wanted[0] != wanted[1] != wanted[2]
+
+
+def test_health_answers_outside_the_line(address: str) -> None:
+    with urllib.request.urlopen(f"{address}health", timeout=10) as reply:
+        assert json.load(reply) == {
+            "status": "ok",
+            "cities": ["drawn-town", "other-town", "broken-town"],
+        }
+
+
+def test_photos_own_position_is_in_no_answer(client: Client, tmp_path: Path) -> None:
+    tags = Image.Exif()
+    tags[IFD.GPSInfo] = {1: "N", 2: (12.0, 34.0, 0.0), 3: "E", 4: (56.0, 7.0, 0.0)}
+    path = tmp_path / "tagged.jpg"
+    drawn_street(100, (640, 480)).save(path, exif=tags)
+    assert read_position(path) is not None
+    answer = client.predict(handle_file(path), "drawn-town", 5, True, 5, api_name="/locate")
+    assert "12.5" not in json.dumps(answer["location"])
+    assert "truth" not in json.dumps(answer)
+
+
+def test_mcp_without_its_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    with pytest.raises(OptionError, match="gradio\\[mcp\\]"):
+        ui.launch(None, mcp=True)
 
 
 def test_without_a_city_the_page_says_what_to_do() -> None:

@@ -117,6 +117,16 @@ def test_colours_clip_and_survive_nan() -> None:
     assert (odd[3] == odd[4]).all()
 
 
+def test_heat_is_high_where_tokens_are_low() -> None:
+    tokens = np.zeros((2, 2, 3), dtype=np.float32)
+    tokens[0, 1] = (-3, -6, -9)  # mean -6, the lowest
+    tokens[1, 0] = 3
+    # Negated: 0, 6; -3, 0. From -3..6 to 0..1.
+    expected = np.array([[1 / 3, 1], [0, 1 / 3]], dtype=np.float32)
+    np.testing.assert_allclose(viz.heat_of(tokens), expected, atol=1e-6)
+    assert (viz.heat_of(np.ones((2, 2, 3), dtype=np.float32)) == 0).all()
+
+
 def test_heat_lies_where_the_grid_is_hot() -> None:
     heat = np.zeros((4, 4), dtype=np.float32)
     heat[0, 3] = 1.0  # top right

@@ -1,0 +1,258 @@
+"""What runs inside the map: its styles and its script, as text.
+
+The script is a function of Leaflet's map, the layer of tiles (or null) and plain data, see
+``maps``; it never makes HTML of a name.
+"""
+
+from __future__ import annotations
+
+STYLE = """
+html,body{height:100%;margin:0;background:#f4f1ea;font-family:system-ui,sans-serif}
+.folium-map{position:absolute;inset:0;background:#f4f1ea}
+.dark,.dark .folium-map{background:#161d26}
+.dark .leaflet-tile-pane{filter:invert(1) hue-rotate(180deg) brightness(.85) contrast(.9)}
+.pin{display:grid;place-items:center;font:700 12px/1 system-ui,sans-serif;box-sizing:border-box;
+ border-radius:50%;cursor:pointer}
+.pin.rerank{background:#0f766e;color:#fff;border:2px solid #fff;box-shadow:0 1px 4px #0007}
+.pin.global{background:#fff;color:#5b21b6;border:2px solid #7c3aed}
+.pin.dot{opacity:.75}
+.tip svg{display:block}
+.pin:focus-visible{outline:3px solid #f59e0b;outline-offset:2px}
+.spot{filter:drop-shadow(0 2px 3px #0008)}
+.leaflet-control-layers,.leaflet-bar a{font-size:13px}
+.dark .leaflet-control-layers,.dark .leaflet-bar a,.dark .leaflet-popup-content-wrapper,
+.dark .leaflet-popup-tip,.dark .leaflet-control-attribution{background:#1f2937;color:#e5e7eb}
+.dark .leaflet-control-attribution a{color:#7dd3c8}
+.dark .leaflet-container a.leaflet-popup-close-button{color:#e5e7eb}
+.leaflet-control-attribution a{text-decoration:underline}
+.leaflet-control-attribution{max-width:min(75vw,560px);white-space:normal;font-size:11px}
+.name{font:600 11px/1.1 system-ui,sans-serif;color:#57534e;white-space:nowrap;width:auto!important;
+ text-shadow:0 0 3px #fff,0 0 3px #fff;pointer-events:none;transform:translate(-50%,-50%)}
+.dark .name{color:#cbd5e1;text-shadow:0 0 3px #0f172a,0 0 3px #0f172a}
+.name span{display:inline-block;transform:translate(-50%,-50%)}
+"""
+
+SCRIPT = r"""
+function (map, tiles, data) {
+  const root = document.documentElement;
+  let host = document;
+  try { if (window.parent.document.body) host = window.parent.document; } catch (e) {}
+  const say = (key) => data.text[key][root.lang.startsWith('zh') ? 'zh' : 'en'];
+  const two = (key) => '<span class="sv-en">' + data.text[key].en + '</span>' +
+    '<span class="sv-zh" lang="zh">' + data.text[key].zh + '</span>';
+  map.attributionControl.setPrefix('<a href="https://leafletjs.com">Leaflet</a>');
+  if (data.attribution) map.attributionControl.addAttribution(data.attribution);
+
+  // Basemap: drawn on its own canvas under the tiles, which hide it where they load.
+  map.createPane('base').style.zIndex = 150;
+  const canvas = L.canvas({pane: 'base', padding: 0.3});
+  const colours = () => root.classList.contains('dark')
+    ? {land: '#161d26', water: '#1d3a52', building: '#27313d', green: '#1b3029', street: '#465364'}
+    : {land: '#f4f1ea', water: '#b8d8e8', building: '#e0d9cc', green: '#d3e6c8', street: '#ffffff'};
+  const big = /motorway|trunk|primary|secondary|tertiary/;
+  const style = (feature) => {
+    const p = feature.properties || {}, c = colours(), kind = p.kind;
+    const zoom = Math.pow(1.6, map.getZoom() - 17);
+    if (kind === 'street' || kind === 'path' || /Line/.test(feature.geometry.type)) {
+      if (kind === 'water') return {color: c.water, weight: 5 * zoom, opacity: 1, fill: false};
+      const wide = kind === 'path' ? 2 : big.test(p.class || p.highway || '') ? 13 : 8;
+      return {color: c.street, weight: Math.max(0.7, wide * zoom), opacity: 1, fill: false};
+    }
+    return {stroke: false, fill: true, fillOpacity: 1, fillColor: c[kind] || c.building};
+  };
+  let base = null;
+  const names = L.layerGroup().addTo(map);
+  const streets = [];
+  function drawBase(collection) {
+    const order = {green: 0, water: 1, building: 2, path: 3, street: 4};
+    const features = (collection.features || [])
+      .filter((f) => f.geometry && !/Point/.test(f.geometry.type));
+    features.sort((a, b) => (order[a.properties.kind] || 0) - (order[b.properties.kind] || 0));
+    base = L.geoJSON({type: 'FeatureCollection', features: features},
+      {pane: 'base', renderer: canvas, interactive: false, style: style}).addTo(map);
+    base.eachLayer((line) => {
+      const p = line.feature.properties;
+      if (p.kind !== 'street' || !p.name || !line.getLatLngs) return;
+      const points = line.getLatLngs().flat(Infinity);
+      const ends = points.slice(1).map((p, i) => [points[i], p, points[i].distanceTo(p)]);
+      const length = ends.reduce((sum, end) => sum + end[2], 0);
+      let left = length / 2;
+      const half = ends.find((end) => (left -= end[2]) <= 0);
+      if (!half) return;
+      const share = 1 + left / half[2];
+      const at = L.latLng(half[0].lat + (half[1].lat - half[0].lat) * share,
+        half[0].lng + (half[1].lng - half[0].lng) * share);
+      streets.push({name: p.name, at: at, length: length});
+    });
+    streets.sort((a, b) => b.length - a.length);
+    drawNames();
+  }
+  function drawNames() {
+    names.clearLayers();
+    if (map.getZoom() < 15 || (tiles && map.hasLayer(tiles))) return;
+    const taken = [], seen = new Set(), view = map.getBounds();
+    for (const s of streets) {
+      if (names.getLayers().length >= 40) break;
+      if (seen.has(s.name) || !view.contains(s.at)) continue;
+      const at = map.latLngToContainerPoint(s.at), half = s.name.length * 3.6 + 8;
+      const hits = (t) => Math.abs(t.x - at.x) < t.half + half && Math.abs(t.y - at.y) < 20;
+      if (taken.some(hits)) continue;
+      taken.push({x: at.x, y: at.y, half: half});
+      seen.add(s.name);
+      const label = document.createElement('span');
+      label.textContent = s.name;
+      const icon = L.divIcon({className: 'name', html: label, iconSize: [0, 0]});
+      L.marker(s.at, {icon: icon, interactive: false, keyboard: false, pane: 'base'}).addTo(names);
+    }
+  }
+  map.on('moveend', drawNames);
+  map.on('zoomend', () => base && base.setStyle(style));
+  if (typeof data.basemap === 'string') {
+    fetch(data.basemap).then((r) => r.ok ? r.json() : {}).then(drawBase).catch(() => {});
+  } else if (data.basemap) drawBase(data.basemap);
+
+  // Tiles: one is tried first, and by a worker, so that a machine without a network asks once and
+  // not fifty times, and complains to nobody.
+  if (tiles && navigator.onLine !== false) {
+    const at = map.project(map.getCenter(), 15).divideBy(256).floor();
+    const probe = L.Util.template(tiles._url, {x: at.x, y: at.y, z: 15});
+    const task = "onmessage = (e) => fetch(e.data, {mode: 'no-cors'})" +
+      ".then(() => postMessage(true), () => postMessage(false))";
+    try {
+      const worker = new Worker(URL.createObjectURL(new Blob([task])));
+      worker.onmessage = (event) => {
+        worker.terminate();
+        if (event.data) { tiles.addTo(map); names.clearLayers(); }
+      };
+      worker.postMessage(probe);
+    } catch (e) { /* a browser without workers goes without tiles */ }
+  }
+  L.control.scale({imperial: false}).addTo(map);
+
+  // An overview has nothing but dots.
+  if (data.dots) {
+    const painter = L.canvas();
+    const look = {renderer: painter, radius: 4, weight: 1.5, color: '#fff', fillColor: '#0f766e',
+      fillOpacity: 0.9, interactive: false};
+    for (const dot of data.dots) L.circleMarker(dot, look).addTo(map);
+    map.fitBounds(L.latLngBounds(data.dots), {padding: [24, 24], maxZoom: 17});
+  } else drawAnswer();
+
+  function drawAnswer() {
+    // Pins. A candidate that leads in both stages has two, which touch at its place.
+    const groups = {rerank: L.layerGroup(), global: L.layerGroup(), moves: L.layerGroup()};
+    const shown = {};
+    const popup = (pin) => {
+      const box = document.createElement('div'), head = document.createElement('strong');
+      head.textContent = pin.street || '?';
+      const facts = [pin.similarity.toFixed(3)];
+      if (pin.matches !== null) facts.push(pin.matches + ' ⇄');
+      facts.unshift('#' + pin.global + ' → #' + pin.rank);
+      box.append(head, document.createElement('br'), facts.join(' · '));
+      return box;
+    };
+    function place(pin, kind, number) {
+      const small = number > data.numbered, size = small ? 10 : number === 1 ? 28 : 22;
+      const both = data.reranked && pin.rank <= data.numbered && pin.global <= data.numbered;
+      const left = !both ? size / 2 : kind === 'rerank' ? 1 : size - 1;
+      const icon = L.divIcon({className: 'pin ' + kind + (small ? ' dot' : ''),
+        iconSize: [size, size], iconAnchor: [left, size / 2], html: small ? '' : String(number)});
+      const marker = L.marker(pin.at, {icon: icon, keyboard: !small,
+        zIndexOffset: (kind === 'rerank' ? 600 : 300) - number * 10});
+      marker.bindPopup(() => popup(pin), {autoPanPadding: [30, 30]});
+      if (host !== document) {
+        marker.on('click', () => window.parent.postMessage({selavprPick: pin.i}, window.origin));
+      }
+      const layer = kind === 'rerank' ? 'layer_rerank' : 'layer_global';
+      const label = () => [pin.street || '?', say(layer), number].join(', ');
+      if (!small) marker.on('add', () => marker.getElement().setAttribute('aria-label', label()));
+      groups[kind].addLayer(marker);
+      shown[pin.i] = marker;
+    }
+    for (const pin of data.pins) {
+      place(pin, 'global', pin.global);
+      if (data.reranked) place(pin, 'rerank', pin.rank);
+    }
+
+    // What re-ranking moved: from each leading rank's old place to its new one.
+    for (const move of data.moves) {
+      const a = map.project(move.from, 18), b = map.project(move.to, 18), first = move.rank === 1;
+      L.polyline([move.from, move.to], {className: 'move', color: '#7c3aed', dashArray: '6 6',
+        weight: first ? 3 : 1.5, opacity: first ? 0.9 : 0.5})
+        .bindTooltip(() => say('move').replaceAll('{rank}', move.rank), {sticky: true})
+        .addTo(groups.moves);
+      const turn = 'rotate(' + Math.atan2(b.y - a.y, b.x - a.x) + 'rad)';
+      const tip = '<svg viewBox="0 0 12 12" width="12" height="12" style="transform:' + turn +
+        '" aria-hidden="true"><path d="M2 1l9 5-9 5z" fill="#7c3aed"/></svg>';
+      const icon = L.divIcon({className: 'tip', html: tip, iconSize: [12, 12]});
+      const middle = map.unproject(a.add(b).divideBy(2), 18);
+      L.marker(middle, {icon: icon, interactive: false, keyboard: false,
+        opacity: first ? 1 : 0.6}).addTo(groups.moves);
+    }
+
+    const layers = {};
+    if (data.reranked) { groups.rerank.addTo(map); layers[two('layer_rerank')] = groups.rerank; }
+    groups.global.addTo(map);
+    layers[two('layer_global')] = groups.global;
+    if (data.moves.length) { groups.moves.addTo(map); layers[two('layer_moves')] = groups.moves; }
+    L.control.layers(null, layers, {collapsed: window.innerWidth < 480}).addTo(map);
+
+    // How far off the answer may be.
+    for (const [radius, key] of data.circles) {
+      L.circle(data.answer, {className: 'circle', radius: radius, color: '#c2410c', weight: 2,
+        fillOpacity: key === 'circle50' ? 0.16 : 0.08}).bindTooltip(() => say(key)).addTo(map);
+    }
+
+    // The answer and the truth.
+    const spot = (at, colour, key, shape) => {
+      const svg = '<svg class="spot" viewBox="0 0 32 42" width="34" height="44" ' +
+        'aria-hidden="true"><path d="M16 41C8 29 2 23 2 15a14 14 0 0 1 28 0c0 8-6 14-14 26z" ' +
+        'fill="' + colour + '" stroke="#fff" stroke-width="2"/>' + shape + '</svg>';
+      const icon = L.divIcon({className: '', iconSize: [34, 44], iconAnchor: [17, 43], html: svg});
+      const marker = L.marker(at, {icon: icon, zIndexOffset: 1000});
+      marker.bindTooltip(() => say(key), {direction: 'top', offset: [0, -38]});
+      marker.on('add', () => marker.getElement().setAttribute('aria-label', say(key)));
+      marker.addTo(map);
+    };
+    if (data.truth) {
+      const tick = '<path d="M9 15l5 5 9-10" fill="none" stroke="#fff" stroke-width="3.5"/>';
+      L.polyline([data.answer, data.truth], {color: '#15803d', weight: 3, dashArray: '2 7'})
+        .bindTooltip(() => say('truth'), {sticky: true}).addTo(map);
+      spot(data.truth, '#15803d', 'truth', tick);
+    }
+    spot(data.answer, '#c2410c', 'answer', '<circle cx="16" cy="15" r="6" fill="#fff"/>');
+
+    const near = data.pins.filter((p) => p.rank <= 3 || p.global === 1).map((p) => p.at);
+    if (data.truth && map.distance(data.truth, data.answer) < 3000) near.push(data.truth);
+    const frame = L.latLngBounds([data.answer, data.global, ...near]);
+    map.fitBounds(frame, {padding: [50, 50], maxZoom: 17});
+
+    // A candidate picked on the page around is shown here.
+    window.addEventListener('message', (event) => {
+      if (event.source !== window.parent || !data.pins) return;
+      const marker = shown[event.data && event.data.selavprShow];
+      if (!marker) return;
+      if (!marker._map) for (const group of Object.values(groups)) {
+        if (group.hasLayer(marker)) group.addTo(map);
+      }
+      map.panInside(marker.getLatLng(), {padding: [60, 60]});
+      marker.openPopup();
+    });
+  }
+
+  // Theme and language follow the page around the map.
+  function follow() {
+    root.classList.toggle('dark', host.body.classList.contains('dark'));
+    root.lang = host.documentElement.lang || 'en';
+    if (base) base.setStyle(style);
+  }
+  if (host !== document) {
+    follow();
+    const observer = new MutationObserver(follow);
+    observer.observe(host.body, {attributes: true, attributeFilter: ['class']});
+    observer.observe(host.documentElement, {attributes: true, attributeFilter: ['lang']});
+  }
+  window.selavprMap = map;
+  new ResizeObserver(() => map.invalidateSize()).observe(document.body);
+}
+"""
