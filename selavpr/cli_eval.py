@@ -4,45 +4,149 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from selavpr import calibration, cityeval
+from selavpr import calibration, cityeval, protocols
 from selavpr.cityeval import Answer
 from selavpr.confidence import Calibration
 from selavpr.errors import OptionError
-from selavpr.evaluation import table, write_json
+from selavpr.evaluation import GLOBAL, RERANKED, Evaluation, summarise, table, write_json
 from selavpr.index import PlaceIndex
+from selavpr.model import SelaVPR
+from selavpr.protocols import Protocol, Task
 from selavpr.recognizer import Recognizer
+from selavpr.retrieval import Retrieval, retrieve
 from selavpr.terminal import INTERRUPTED, Parsers, add_model, plain
 
-JOURNALS = Path("eval")
+JOURNALS = Path("runs/eval")
 """Where journals and feature caches are kept unless said otherwise: in the working folder."""
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Measure recall."""
-    if args.index is None or args.queries is None:
-        raise OptionError("Say --index and --queries.")
+    """Measure recall on an index or on a benchmark."""
+    args.top_k = args.top_k if args.top_k is not None else 20 if args.index else 100
+    if (args.index is None) == (args.dataset is None):
+        raise OptionError("Name a benchmark's folder, or an index with --index and --queries.")
+    if not 0 < args.distance < 1e6:
+        raise OptionError(f"--distance must be more than 0 m, not {args.distance:g}.")
+    found = _on_benchmark(args) if args.index is None else _on_index(args)
+    if found is None:
+        print("selavpr: stopped; the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    print("\n".join(plain(line) for line in found.to_markdown().splitlines()))
+    if args.json:
+        write_json(args.json, found.to_dict())
+    return 0
+
+
+def _on_index(args: argparse.Namespace) -> Evaluation | None:
+    """None after Ctrl-C."""
+    if args.queries is None:
+        raise OptionError("--index needs --queries: a table of photos whose place is known.")
     recognizer = Recognizer.load(
         args.index, model=args.model, device=args.device, precision=args.precision
     )
     answers = _ask(recognizer, args)
     if answers is None:
-        return INTERRUPTED
-    found = cityeval.evaluate(
-        recognizer.index,
-        answers,
-        distance_m=args.distance,
-        calibration=recognizer.calibration,
+        return None
+    return cityeval.evaluate(
+        recognizer.index, answers, distance_m=args.distance, calibration=recognizer.calibration
     )
-    print(plain_lines(found.to_markdown()))
-    if args.json:
-        write_json(args.json, found.to_dict())
-    return 0
+
+
+def _on_benchmark(args: argparse.Namespace) -> Evaluation | None:
+    """None after Ctrl-C."""
+    protocol = protocols.choose(args.dataset, args.protocol)
+    distance = None if args.distance == protocol.distance_m else args.distance
+    task = protocols.prepare(args.dataset, protocol, distance_m=distance, keys=args.keys)
+    model = SelaVPR.from_pretrained(args.model, device=args.device, precision=args.precision)
+    with tqdm(disable=args.quiet, unit="photo") as bar:
+        stages: list[str] = []
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stages[-1:] != [stage]:
+                stages.append(stage)
+                bar.reset(total)
+                bar.set_description(stage)
+            bar.update(done - bar.n)
+
+        try:
+            found = retrieve(
+                model,
+                [p.path for p in task.queries],
+                [p.path for p in task.database],
+                args.work,
+                top_k=None if args.exhaustive else args.top_k,
+                rerank=args.rerank,
+                mode=args.matching,
+                batch_size=args.batch_size,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            return None
+    for problem in found.problems:
+        print(f"selavpr: left out: {plain(problem)}", file=sys.stderr)
+    if args.ranked:
+        _write_ranked(args.ranked, task, found)
+    return _summary(args, protocol, task, found)
+
+
+def _summary(
+    args: argparse.Namespace, protocol: Protocol, task: Task, found: Retrieval
+) -> Evaluation:
+    lists = {GLOBAL: found.first}
+    if found.reranked is not None:
+        lists[RERANKED] = found.reranked
+    errors: dict[str, list[float]] = {}
+    for stage, ranked in lists.items() if task.distances_m is not None else ():
+        metres: Any = task.distances_m
+        errors[stage] = [
+            float(metres[i, rows[0]]) if rows else math.nan for i, rows in enumerate(ranked)
+        ]
+    rows = summarise(
+        [q.condition for q in task.queries], task.truths, len(task.database), lists, errors
+    )
+    depth = len(task.database) if args.exhaustive else args.top_k
+    facts = {
+        "model": args.model,
+        "candidates re-ranked": depth if args.rerank else 0,
+        "matching": args.matching,
+        "milliseconds per photo to extract": found.extract_ms,
+        "milliseconds per query to search": found.search_ms,
+        "milliseconds per query to re-rank": found.rerank_ms,
+        "peak memory in MB": found.peak_mb,
+        "peak GPU memory in MB": found.peak_gpu_mb,
+        "photos left out": len(found.problems),
+    }
+    about = (*protocol.facts, *task.notes, "Intervals: 95 % bootstrap; chance: a random order.")
+    return Evaluation(f"{protocol.name}: {args.dataset}", about, rows, facts)
+
+
+def _write_ranked(path: Path, task: Task, found: Retrieval) -> None:
+    """One line of JSON per query: the references in the order of each stage."""
+    names = [str(p.path) for p in task.database]
+    lines = []
+    for i, query in enumerate(task.queries):
+        line: dict[str, Any] = {
+            "query": str(query.path),
+            "global": [names[row] for row in found.first[i]],
+            "right": [names[row] for row in sorted(task.truths[i])],
+        }
+        if found.matches is not None and found.reranked is not None:
+            line["matches"] = found.matches[i]
+            line["reranked"] = [names[row] for row in found.reranked[i]]
+        lines.append(json.dumps(line, ensure_ascii=False))
+    try:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OptionError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def calibrate(args: argparse.Namespace) -> int:
@@ -55,6 +159,7 @@ def calibrate(args: argparse.Namespace) -> int:
     )
     answers = _ask(recognizer, args)
     if answers is None:
+        print("selavpr: stopped; the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
     fitted, said = calibration.fit(cityeval.samples(answers), args.top_k)
     print(_report(fitted, said))
@@ -66,11 +171,6 @@ def calibrate(args: argparse.Namespace) -> int:
     calibration.store(recognizer.index.folder, fitted)
     print(f"Stored in {recognizer.index.folder}.")
     return 0
-
-
-def plain_lines(text: str) -> str:
-    """Without what could steer a terminal, line by line."""
-    return "\n".join(plain(line) for line in text.splitlines())
 
 
 def _ask(recognizer: Recognizer, args: argparse.Namespace) -> list[Answer] | None:
@@ -86,7 +186,6 @@ def _ask(recognizer: Recognizer, args: argparse.Namespace) -> list[Answer] | Non
                 progress=lambda done, total: bar.update(done - bar.n),
             )
     except KeyboardInterrupt:
-        print("selavpr: stopped; the same command goes on from here.", file=sys.stderr)
         return None
     for problem in problems:
         print(f"selavpr: left out: {plain(problem)}", file=sys.stderr)
@@ -122,16 +221,26 @@ def add_eval(commands: Parsers) -> None:
     """Declare ``eval``."""
     parser = commands.add_parser(
         "eval",
-        help="measure how well an index or a model finds places",
-        description="Measure on an index: --index DIR --queries TABLE, with the columns image, "
-        "latitude, longitude and, where known, condition, role (query, or outside for photos from "
-        "elsewhere) and split. What is done is kept in --work, so a stopped run goes on.",
+        help="measure how well a model or an index finds places",
+        description="Measure a model on a benchmark's folder, or an index on a table of photos: "
+        "recall with chance and intervals by condition, errors in metres, time and memory. What is "
+        "done is kept in --work, so a stopped run goes on.",
     )
     add = parser.add_argument
-    add("--index", type=Path, metavar="DIR", help="evaluate this index")
-    _add_queries(parser, required=False)
+    add("dataset", type=Path, nargs="?", metavar="DATASET_DIR",
+        help="folder of a benchmark, or a table with a column role")  # fmt: skip
+    add("--protocol", metavar="NAME",
+        help=f"{', '.join(protocols.PROTOCOLS)}; default: by the folder's layout")  # fmt: skip
     add("--distance", type=float, default=25.0, metavar="M",
         help="answers this close are right (default 25)")  # fmt: skip
+    add("--keys", type=Path, metavar="FILE", help="take only the queries this text file names")
+    add("--exhaustive", action="store_true", help="re-rank the whole database")
+    add("--no-rerank", dest="rerank", action="store_false", help="global search only")
+    add("--matching", choices=("exact", "fast"), default="exact", help="default exact")
+    add("--batch-size", type=int, default=8, metavar="N", help="photos per pass (default 8)")
+    add("--ranked", type=Path, metavar="FILE", help="write the ranked lists, a line per query")
+    add("--index", type=Path, metavar="DIR", help="measure this index instead, with --queries")
+    _add_queries(parser, required=False, top_k=None)
     parser.set_defaults(run=evaluate)
 
 
@@ -145,18 +254,26 @@ def add_calibrate(commands: Parsers) -> None:
         "and others for evaluation.",
     )
     parser.add_argument("index", type=Path, metavar="DIR")
-    _add_queries(parser, required=True)
+    _add_queries(parser, required=True, top_k=20)
     parser.add_argument("--dry-run", action="store_true", help="report, but write nothing")
     parser.set_defaults(run=calibrate)
 
 
-def _add_queries(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def _add_queries(parser: argparse.ArgumentParser, *, required: bool, top_k: int | None) -> None:
     add = parser.add_argument
-    add("--queries", type=Path, metavar="TABLE", required=required,
-        help="table of photos, or the folder that holds it")  # fmt: skip
+    add(
+        "--queries",
+        type=Path,
+        metavar="TABLE",
+        required=required,
+        help="table of photos, or the folder that holds it: columns image, latitude, longitude "
+        "and, where known, condition, role (query, or outside for photos from elsewhere), split",
+    )
     add("--split", metavar="NAME", help="only rows whose column split says this")
     add("--outside", type=Path, metavar="FOLDER", help="more photos from elsewhere")
-    add("--top-k", type=int, default=20, metavar="N", help="candidates to re-rank (default 20)")
+    shown = "20" if top_k else "100 on a benchmark, 20 on an index"
+    add("--top-k", type=int, default=top_k, metavar="N",
+        help=f"candidates to re-rank (default {shown})")  # fmt: skip
     add_model(parser)
     add("--work", type=Path, default=JOURNALS, metavar="DIR",
         help=f"keeps what is done (default {JOURNALS}/)")  # fmt: skip

@@ -1,0 +1,287 @@
+"""What counts as right in which benchmark, each fact with where it comes from.
+
+A protocol says how a folder is read, which photos are queries, and within what distance a
+reference is right. The counts are those of the benchmark as published: a folder with others is
+measured all the same, and the report says that it is not the whole benchmark.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selavpr.errors import LocationError, OptionError
+from selavpr.geo import EARTH_RADIUS_M
+from selavpr.layouts import BenchmarkPhoto, Layout, find_layout, read_benchmark
+
+GMBERTON = "gmberton/VPR-datasets-downloader"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a benchmark is measured.
+
+    Attributes:
+        name: as the command line has it.
+        layout: how its folder is read; found out when None.
+        distance_m: references this close are right.
+        facts: sentences for the report, with sources.
+        split: of a folder that has several.
+        cities: take only these.
+        counts: queries and references of the published benchmark; None where there is none.
+        subtask: take only what MSLS's own subtask_index.csv lists as "all".
+    """
+
+    name: str
+    layout: Layout | None
+    distance_m: float
+    facts: tuple[str, ...]
+    split: str | None = None
+    cities: tuple[str, ...] = ()
+    counts: tuple[int, int] | None = None
+    subtask: bool = False
+
+
+_UTM = f"Photos named @utm_east@utm_north@..., as {GMBERTON} formats them."
+_25 = "A reference within 25 m of the query is right, whichever way it looks."
+
+PROTOCOLS: dict[str, Protocol] = {
+    p.name: p
+    for p in (
+        Protocol(
+            "msls-val-740", "msls", 25.0,
+            ("MSLS validation as its authors have it (mapillary/mapillary_sls): Copenhagen and "
+             "San Francisco together, photos listed as 'all' in subtask_index.csv, no panoramas, "
+             "queries with a reference within 25 m: 740 queries, 18,871 references.",
+             "The reference implementation reports these (Lu-Feng/SelaVPR, README and issue 1): "
+             "90.8 R@1, against 86.6 on the 11,000 queries of the other formatting.", _25),
+            cities=("cph", "sf"), counts=(740, 18871), subtask=True,
+        ),
+        Protocol(
+            "msls-val-11k", "utm", 25.0,
+            (f"MSLS validation as {GMBERTON} formats it: every query, about 11,000; figures are "
+             "some 4 points below those of the official 740.", _25),
+            split="val",
+        ),
+        Protocol("pitts30k", "utm", 25.0, ("Pitts30k, test split. " + _UTM, _25),
+                 split="test", counts=(6816, 10000)),
+        Protocol("pitts250k", "utm", 25.0, ("Pitts250k, test split. " + _UTM, _25),
+                 split="test", counts=(8280, 83952)),
+        Protocol("tokyo247", "utm", 25.0, ("Tokyo 24/7, test split. " + _UTM, _25),
+                 split="test", counts=(315, 75984)),
+        Protocol("st-lucia", "utm", 25.0, ("St Lucia, test split. " + _UTM, _25),
+                 split="test", counts=(1464, 1549)),
+        Protocol(
+            "nordland", "utm", 25.0,
+            (f"Nordland as {GMBERTON} formats it: Patch-NetVLAD's photos, frames put 2.4 m apart "
+             "on a line, so that 25 m are ten frames: a reference within 10 frames is right.",
+             "The reference implementation's Nordland-test is another one (Olid et al. 2018, three "
+             "sections of 1,150 frames); for that, use --distance with frames as positions."),
+            split="test", counts=(27592, 27592),
+        ),
+        Protocol("utm", "utm", 25.0, (_UTM, _25)),
+        Protocol("msls", "msls", 25.0, ("Folders of MSLS, all cities there are.", _25)),
+        Protocol("table", "table", 25.0,
+                 ("A table with a column role: query, database, or any for both.", _25)),
+    )
+}  # fmt: skip
+"""By name."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Queries, references and truth.
+
+    Attributes:
+        queries: photos to locate.
+        database: photos to find.
+        truths: for each query the numbers of the references that are right.
+        distances_m: ``[Q, N]`` metres from each query to each reference, in float32; None where
+            places are told apart by name only.
+        notes: sentences for the report.
+    """
+
+    queries: tuple[BenchmarkPhoto, ...]
+    database: tuple[BenchmarkPhoto, ...]
+    truths: tuple[frozenset[int], ...]
+    distances_m: NDArray[np.float32] | None
+    notes: tuple[str, ...]
+
+
+def choose(folder: Path, name: str | None) -> Protocol:
+    """The protocol of this name, or the plain one of the folder's layout.
+
+    Raises:
+        OptionError: there is no such protocol, or none for the layout.
+    """
+    if name is None:
+        name = find_layout(folder)
+    if name not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise OptionError(f"There is no protocol {name!r} for {folder}; there are {known}.")
+    return PROTOCOLS[name]
+
+
+def prepare(
+    folder: Path,
+    protocol: Protocol,
+    *,
+    distance_m: float | None = None,
+    keys: Path | None = None,
+) -> Task:
+    """Read a benchmark and settle what is right.
+
+    Args:
+        folder: of the benchmark, or a table.
+        protocol: see ``PROTOCOLS``.
+        distance_m: instead of the protocol's.
+        keys: a text file of names; only these queries are taken.
+
+    Raises:
+        OptionError: the folder does not hold what the protocol needs.
+        LocationError: a name or row carries no valid position.
+        PhotoError: a table names a photo outside its folder.
+    """
+    metres = protocol.distance_m if distance_m is None else distance_m
+    if not 0 < metres < 1e6:
+        raise OptionError(f"The distance must be more than 0 m, not {metres:g}.")
+    found = read_benchmark(folder, protocol.layout, split=protocol.split, cities=protocol.cities)
+    queries = list(found.queries + found.unassigned)
+    database = list(found.database + found.unassigned)
+    notes = [f"Right within {metres:g} m."] if metres != protocol.distance_m else []
+    if protocol.subtask:
+        queries, database = _listed(queries), _listed(database)
+    if keys is not None:
+        wanted = set(_lines(keys))
+        queries = [q for q in queries if q.key in wanted or q.path.stem in wanted]
+        notes.append(f"Only the {len(queries)} queries that {keys.name} names.")
+    if not queries or not database:
+        raise OptionError(
+            f"{folder} gives {len(queries)} queries and {len(database)} references (read as "
+            f"{found.layout}); both are needed."
+        )
+    distances = _distances(queries, database)
+    truths = _truths(queries, database, distances, metres)
+    if protocol.subtask:
+        # MSLS leaves out queries that nothing could answer.
+        kept = [i for i, truth in enumerate(truths) if truth]
+        queries, truths = [queries[i] for i in kept], [truths[i] for i in kept]
+        distances = None if distances is None else distances[kept]
+    if distances is None:
+        notes.append("A reference of the same place is right; positions are not known.")
+    if found.unassigned:
+        notes.append("Photos of the role any are queries and references; none is its own answer.")
+    counts = (len(queries), len(database))
+    notes.append(f"{counts[0]:,} queries, {counts[1]:,} references.")
+    if protocol.counts and counts != protocol.counts:
+        notes.append(
+            f"This is not the whole benchmark, which has {protocol.counts[0]:,} queries and "
+            f"{protocol.counts[1]:,} references: do not compare with published figures."
+        )
+    unanswerable = sum(not truth for truth in truths)
+    if unanswerable:
+        notes.append(f"{unanswerable:,} queries have no right reference and count as failures.")
+    return Task(tuple(queries), tuple(database), tuple(truths), distances, tuple(notes))
+
+
+def answerable(task: Task) -> Task:
+    """Without the queries that nothing could answer."""
+    kept = [i for i, truth in enumerate(task.truths) if truth]
+    return dataclasses.replace(
+        task,
+        queries=tuple(task.queries[i] for i in kept),
+        truths=tuple(task.truths[i] for i in kept),
+        distances_m=None if task.distances_m is None else task.distances_m[kept],
+    )
+
+
+def _distances(
+    queries: Sequence[BenchmarkPhoto], database: Sequence[BenchmarkPhoto]
+) -> NDArray[np.float32] | None:
+    """Metres between all pairs; None where a position is unknown."""
+    for on_plane in (True, False):
+        points = []
+        for photos in (queries, database):
+            places = [p.metres if on_plane else _degrees(p) for p in photos]
+            points.append([place for place in places if place is not None])
+        if len(points[0]) == len(queries) and len(points[1]) == len(database):
+            a, b = (np.array(p, dtype=np.float64) for p in points)
+            return _plane(a, b) if on_plane else _sphere(np.radians(a), np.radians(b))
+    return None
+
+
+def _plane(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float32]:
+    found = np.empty((len(a), len(b)), dtype=np.float32)
+    for i, point in enumerate(a):
+        found[i] = np.hypot(*(b - point).T)
+    return found
+
+
+def _sphere(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Great-circle metres (haversine), as ``Location.distance_m``."""
+    found = np.empty((len(a), len(b)), dtype=np.float32)
+    for i, (lat, lon) in enumerate(a):
+        h = np.sin((b[:, 0] - lat) / 2) ** 2
+        h += np.cos(lat) * np.cos(b[:, 0]) * np.sin((b[:, 1] - lon) / 2) ** 2
+        found[i] = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.clip(h, 0, 1)))
+    return found
+
+
+def _degrees(photo: BenchmarkPhoto) -> tuple[float, float] | None:
+    place = photo.location
+    return None if place is None else (place.latitude, place.longitude)
+
+
+def _truths(
+    queries: Sequence[BenchmarkPhoto],
+    database: Sequence[BenchmarkPhoto],
+    distances: NDArray[np.float32] | None,
+    metres: float,
+) -> list[frozenset[int]]:
+    if distances is not None:
+        close = [np.flatnonzero(row <= metres) for row in distances]
+    else:
+        names = np.array([p.place_id for p in database])
+        if not all(names) or not all(q.place_id for q in queries):
+            raise LocationError("Some photos have neither a position nor a place to be told by.")
+        close = [np.flatnonzero(names == q.place_id) for q in queries]
+    return [
+        frozenset(i for i in rows.tolist() if database[i].path != query.path)
+        for query, rows in zip(queries, close, strict=True)
+    ]
+
+
+def _listed(photos: Sequence[BenchmarkPhoto]) -> list[BenchmarkPhoto]:
+    """Those that MSLS's subtask_index.csv lists as "all"."""
+    wanted: set[Path] = set()
+    for folder in {p.path.parent.parent for p in photos}:
+        numbers = {row[""]: row["key"] for row in _rows(folder / "postprocessed.csv", "", "key")}
+        for row in _rows(folder / "subtask_index.csv", "", "all"):
+            if row["all"].strip().lower() == "true" and row[""] in numbers:
+                wanted.add(folder / "images" / f"{numbers[row['']]}.jpg")
+    return [p for p in photos if p.path in wanted]
+
+
+def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            if missing := [c for c in columns if c not in (reader.fieldnames or [])]:
+                raise OptionError(f"{path} has no column {missing[0]!r}.")
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OptionError(f"{path} cannot be read as a CSV table: {error}.") from error
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} cannot be read: {error}.") from error
+    return [Path(line.rsplit("@", 1)[-1]).stem if "/" in line else line for line in lines]

@@ -1,0 +1,181 @@
+"""Both stages over two lists of photos, without an index: what a benchmark is measured with.
+
+Everything slow is kept on disk: features in a ``FeatureCache``, ranked lists in a ``Journal``; the
+same call goes on where it was stopped. The search is exact, the matching too unless asked
+otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from selavpr.errors import OptionError
+from selavpr.featurecache import FeatureCache
+from selavpr.journal import Journal
+from selavpr.matching import Mode
+from selavpr.model import SelaVPR
+from selavpr.reranking import count_matches, order_of
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Ranked lists for each query, with what making them cost.
+
+    Attributes:
+        first: rows of the database in the order of the first stage, as many as were asked for;
+            empty for a query that cannot be read.
+        reranked: the same rows, more matches first; None without re-ranking.
+        matches: of each row of ``first``; None without re-ranking.
+        problems: a sentence for each photo that could not be read.
+        extract_ms: per photo.
+        search_ms: per query.
+        rerank_ms: per query; None without re-ranking.
+        peak_mb: most memory the process has held; None where the system does not say.
+        peak_gpu_mb: likewise on the GPU; None without one.
+    """
+
+    first: list[list[int]]
+    reranked: list[list[int]] | None
+    matches: list[list[int]] | None
+    problems: list[str]
+    extract_ms: float
+    search_ms: float
+    rerank_ms: float | None
+    peak_mb: float | None
+    peak_gpu_mb: float | None
+
+
+def retrieve(
+    model: SelaVPR,
+    queries: Sequence[Path],
+    database: Sequence[Path],
+    folder: Path,
+    *,
+    top_k: int | None = 100,
+    rerank: bool = True,
+    mode: Mode = "exact",
+    batch_size: int = 8,
+    progress: Progress = lambda stage, done, total: None,
+) -> Retrieval:
+    """Rank the database for each query.
+
+    Args:
+        model: extracts and matches.
+        queries: photos to locate.
+        database: photos to find.
+        folder: for features and ranked lists.
+        top_k: candidates to re-rank; None for the whole database.
+        rerank: run the second stage.
+        mode: how to count matches, see ``matching.count_mutual``.
+        batch_size: photos per pass.
+        progress: called with the stage, what is done and what there is in all.
+
+    Raises:
+        OptionError: an option is out of range, no photo is usable, or the folder is not writable.
+        WeightsError: the model gives values that are not finite.
+    """
+    if top_k is not None and top_k < 1:
+        raise OptionError(f"top_k must be 1 or more, not {top_k}.")
+    if not queries or not database:
+        raise OptionError(f"There are {len(queries)} queries and {len(database)} references.")
+
+    def extracted(what: str, photos: Sequence[Path]) -> FeatureCache:
+        return FeatureCache(
+            folder / "features",
+            photos,
+            model,
+            batch_size=batch_size,
+            progress=lambda done, total: progress(what, done, total),
+        )
+
+    asked, known = extracted("queries", queries), extracted("database", database)
+    start = time.perf_counter()
+    first = _search(asked, known, top_k or len(database))
+    search_ms = 1000 * (time.perf_counter() - start) / len(queries)
+    matches, rerank_ms = None, None
+    if rerank:
+        matches, rerank_ms = _rerank(model, asked, known, first, folder, mode, progress)
+    return Retrieval(
+        first=first,
+        reranked=matches
+        and [[rows[i] for i in order_of(m)] for rows, m in zip(first, matches, strict=True)],
+        matches=matches,
+        problems=asked.problems + known.problems,
+        extract_ms=1000 * (asked.seconds + known.seconds) / (len(asked) + len(known)),
+        search_ms=search_ms,
+        rerank_ms=rerank_ms,
+        peak_mb=peak_memory_mb(),
+        peak_gpu_mb=torch.cuda.max_memory_allocated() / 1e6
+        if model.device.type == "cuda"
+        else None,
+    )
+
+
+def _search(asked: FeatureCache, known: FeatureCache, top_k: int) -> list[list[int]]:
+    """The most similar rows of each query, ties by row; unreadable photos are in no list."""
+    usable = torch.tensor([i for i in range(len(known)) if known.usable(i)])
+    references = known.descriptors[usable]
+    found: list[list[int]] = []
+    for start in range(0, len(asked), 256):
+        similarity = asked.descriptors[start : start + 256] @ references.T
+        order = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, :top_k]
+        found += usable[order].tolist()
+    return [rows if asked.usable(i) else [] for i, rows in enumerate(found)]
+
+
+@torch.inference_mode()
+def _rerank(
+    model: SelaVPR,
+    asked: FeatureCache,
+    known: FeatureCache,
+    first: list[list[int]],
+    folder: Path,
+    mode: Mode,
+    progress: Progress,
+) -> tuple[list[list[int]], float]:
+    """Matches of every candidate, and milliseconds per query."""
+    settings = {
+        "model": model.fingerprint(),
+        "precision": str(model.precision),
+        "device": model.device.type,
+        "mode": mode,
+        "lists": first,
+        "queries": [str(path) for path in asked.photos],
+        "database": [str(path) for path in known.photos],
+    }
+    counts: list[list[int]] = []
+    spent = 0.0
+    with Journal(folder, "matches", settings) as journal:
+        for query, rows in enumerate(first):
+            record = journal.done.get(str(query))
+            if record is None:
+                start = time.perf_counter()
+                found: list[int] = []
+                if rows:
+                    tokens = asked.tokens(query)[None].to(model.device)
+                    local = model.densify(tokens)[0].flatten(0, 1)
+                    found = count_matches(model, local, rows, known.grid, known.tokens, mode)
+                record = {"matches": found, "ms": 1000 * (time.perf_counter() - start)}
+                journal.add(str(query), record)
+            counts.append([int(count) for count in record["matches"]])
+            spent += float(record["ms"])
+            progress("re-ranking", query + 1, len(first))
+    return counts, spent / len(first)
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory this process has held, in megabytes; None where the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource  # noqa: PLC0415  # there is none on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
