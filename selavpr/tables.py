@@ -33,7 +33,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "licence": ("licence", "license"),
     "role": ("role", "split"),
     "condition": ("condition", "weather"),
+    "panorama": ("panorama", "pano", "is_pano", "360"),
+    "world": ("world",),  # rows of different worlds never show one place (rendered twins)
 }
+YES = ("yes", "true", "1", "1.0", "y")
 REQUIRED = ("image", "latitude", "longitude")
 
 _FAR_M, _NEAR_M = 500_000.0, 100_000.0
@@ -79,7 +82,7 @@ def read_table(
     """
     table = find_table(Path(source))
     features = table.suffix.lower() in (".geojson", ".json")
-    header, rows = _read_geojson(table) if features else _read_csv(table)
+    header, rows = _read(table)
     columns = _columns(header, table)
     if missing := [name for name in keep or {} if name not in header]:
         raise OptionError(f"{table} has no column {missing[0]!r}; it has {', '.join(header)}.")
@@ -114,6 +117,22 @@ def find_table(source: Path) -> Path:
     if not tables:
         raise OptionError(f"There is no {TABLE} in {source}.")
     return tables[0]
+
+
+def fits(table: Path) -> bool:
+    """Whether a file is a table of photos, as far as its columns say."""
+    try:
+        header, _ = _read(table)
+        _columns(header, table)
+    except OptionError:
+        return False
+    return True
+
+
+def _read(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The header and the numbered rows of a table."""
+    is_csv = table.suffix.lower() not in (".geojson", ".json")
+    return _read_csv(table) if is_csv else _read_geojson(table)
 
 
 def _read_csv(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

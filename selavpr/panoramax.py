@@ -1,0 +1,161 @@
+"""Panoramax: open street photos of many providers behind one STAC search.
+
+The search of a Panoramax server gives at most so many photos and, depending on its version, pages
+or does not; see ``offers.search``. Its metadata are written by many hands, so that an item is taken
+apart with distrust: one that lacks what we need is passed over and counted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from selavpr.download import DownloadError, Fetcher
+from selavpr.errors import LocationError
+from selavpr.geo import Location
+from selavpr.offers import Area, Offer, search
+
+INSTANCE = "https://api.panoramax.xyz"
+"""The federation's catalogue of all servers; ``PANORAMAX_URL`` names another."""
+
+LIMIT = 500
+PAGES = 1000
+
+# What a Panoramax server may be set to, and what people upload under; all allow reuse.
+OPEN_LICENCES = ("etalab-2.0", "cc-by-sa-4.0", "cc-by-4.0", "cc0-1.0", "odbl-1.0")
+
+SIZES = ("sd", "hd", "thumb")
+"""Files of a photo, the fittest first: ``sd`` is 2,048 pixels wide, ample for 640 kept."""
+
+
+def address(chosen: str = "") -> str:
+    """The server to ask: as chosen, else ``PANORAMAX_URL``, else the federation's."""
+    return (chosen or os.environ.get("PANORAMAX_URL") or INSTANCE).rstrip("/")
+
+
+def find(area: Area, fetcher: Fetcher, home: str, problems: list[str]) -> Iterator[list[Offer]]:
+    """Search an area.
+
+    Args:
+        area: where.
+        fetcher: asks.
+        home: the server, as ``address`` gives it.
+        problems: a sentence is added for each item that cannot be used.
+
+    Yields:
+        Photos as they are found, a list per answer.
+
+    Raises:
+        DownloadError: the server cannot be asked, or does not answer as Panoramax does.
+    """
+
+    def ask(part: Area) -> tuple[list[Offer], bool]:
+        url: str | None = f"{home}/api/search"
+        params: dict[str, str] | None = {"bbox": str(part), "limit": str(LIMIT)}
+        found: list[Offer] = []
+        for _ in range(PAGES):
+            page = fetcher.json(url or "", params)
+            items = page.get("features") if isinstance(page, dict) else None
+            if not isinstance(items, list):
+                raise DownloadError(f"{home} does not answer as a Panoramax server does.")
+            for item in items:
+                offer, why = read_item(item, home)
+                if offer is not None and offer.location in area:
+                    found.append(offer)
+                elif why:
+                    problems.append(why)
+            url, params = _next(page, home), None
+            if url is None or not items:
+                return found, url is None and len(items) >= LIMIT
+        return found, True
+
+    yield from search([area], ask)
+
+
+def read_item(item: Any, home: str) -> tuple[Offer | None, str]:
+    """A photo of an answer, or a sentence that says why it cannot be used."""
+    photo_id = item.get("id") if isinstance(item, dict) else None
+    if not isinstance(photo_id, str) or not photo_id:
+        return None, "An item of the search has no id."
+    name = f"Panoramax photo {_plain(photo_id)}"
+    about = _table(item.get("properties"))
+    url = _url(item.get("assets"), home)
+    if url is None:
+        return None, f"{name} names no file that can be downloaded."
+    licence = _text(about.get("license") or about.get("geovisio:license"))
+    if licence.lower() not in OPEN_LICENCES:
+        return None, f"{name} has no open licence that is known here: {licence or 'none'}."
+    try:
+        longitude, latitude = _table(item.get("geometry")).get("coordinates", ())[:2]
+        location = Location(latitude, longitude)
+    except (LocationError, TypeError, ValueError):
+        return None, f"{name} has no valid position."
+    heading = _number(about.get("view:azimuth"))
+    optics = _table(about.get("pers:interior_orientation"))
+    return (
+        Offer(
+            "panoramax",
+            photo_id,
+            url,
+            location,
+            None if heading is None else heading % 360,
+            panorama=_number(optics.get("field_of_view")) == 360,
+            captured_at=_text(about.get("datetimetz")) or _text(about.get("datetime")),
+            credit=_producer(item, about),
+            licence=licence,
+            page=f"{home}/?pic={_plain(photo_id)}",
+        ),
+        "",
+    )
+
+
+def _next(page: dict[str, Any], home: str) -> str | None:
+    """The address of the next page, if there is one on the same server."""
+    links = page.get("links")
+    for link in links if isinstance(links, list) else ():
+        link = _table(link)
+        method = _text(link.get("method")).upper()
+        if link.get("rel") == "next" and method in ("", "GET") and _text(link.get("href")):
+            url = urljoin(f"{home}/api/search", _text(link["href"]))
+            if urlsplit(url).netloc == urlsplit(home).netloc:
+                return url
+    return None
+
+
+def _url(assets: Any, home: str) -> str | None:
+    for size in SIZES:
+        href = _text(_table(_table(assets).get(size)).get("href"))
+        if href:
+            return urljoin(f"{home}/", href)
+    return None
+
+
+def _producer(item: dict[str, Any], about: dict[str, Any]) -> str:
+    producer = about.get("geovisio:producer")
+    if isinstance(producer, str) and producer:
+        return _plain(producer)
+    providers = item.get("providers")
+    for provider in providers if isinstance(providers, list) else ():
+        if name := _text(_table(provider).get("name")):
+            return _plain(name)
+    return ""
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float | None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else None
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
