@@ -33,7 +33,7 @@ DOTS = 2000
 
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "worker-src blob:; connect-src 'self' https://tile.openstreetmap.org; "
+    "worker-src blob:; connect-src 'self' https://tile.openstreetmap.org; "  # standing alone
     "img-src data: https://tile.openstreetmap.org"
 )
 

@@ -20,6 +20,10 @@ html,body{height:100%;margin:0;background:#f4f1ea;font-family:system-ui,sans-ser
 .pin:focus-visible{outline:3px solid #f59e0b;outline-offset:2px}
 .spot{filter:drop-shadow(0 2px 3px #0008)}
 .leaflet-control-layers,.leaflet-bar a{font-size:13px}
+.leaflet-control-layers .leaflet-control-layers-toggle{background-size:22px;background-image:\
+url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24' fill='none' \
+stroke='%230f766e' stroke-width='2'%3E%3Cpath d='M12 3l9 5-9 5-9-5zM3 12l9 5 9-5M3 16l9 5 9-5'/%3E\
+%3C/svg%3E")}
 .dark .leaflet-control-layers,.dark .leaflet-bar a,.dark .leaflet-popup-content-wrapper,
 .dark .leaflet-popup-tip,.dark .leaflet-control-attribution{background:#1f2937;color:#e5e7eb}
 .dark .leaflet-control-attribution a{color:#7dd3c8}
@@ -111,21 +115,27 @@ function (map, tiles, data) {
     fetch(data.basemap).then((r) => r.ok ? r.json() : {}).then(drawBase).catch(() => {});
   } else if (data.basemap) drawBase(data.basemap);
 
-  // Tiles: one is tried first, and by a worker, so that a machine without a network asks once and
-  // not fifty times, and complains to nobody.
-  if (tiles && navigator.onLine !== false) {
+  // Tiles: one is tried first, once for all maps of a page, and by a worker, so that a machine
+  // without a network asks once and not fifty times, and complains to nobody.
+  const home = host.defaultView;
+  function tryTile() {
     const at = map.project(map.getCenter(), 15).divideBy(256).floor();
-    const probe = L.Util.template(tiles._url, {x: at.x, y: at.y, z: 15});
-    const task = "onmessage = (e) => fetch(e.data, {mode: 'no-cors'})" +
+    const tile = L.Util.template(tiles._url, {x: at.x, y: at.y, z: 15});
+    const polite = {mode: 'no-cors', referrer: home.location.href,
+      referrerPolicy: 'strict-origin-when-cross-origin'};
+    const task = "onmessage = (e) => fetch(...e.data)" +
       ".then(() => postMessage(true), () => postMessage(false))";
-    try {
-      const worker = new Worker(URL.createObjectURL(new Blob([task])));
-      worker.onmessage = (event) => {
-        worker.terminate();
-        if (event.data) { tiles.addTo(map); names.clearLayers(); }
-      };
-      worker.postMessage(probe);
-    } catch (e) { /* a browser without workers goes without tiles */ }
+    return new Promise((done) => {
+      try {
+        const worker = new home.Worker(home.URL.createObjectURL(new Blob([task])));
+        worker.onmessage = (event) => { worker.terminate(); done(event.data); };
+        worker.postMessage([tile, polite]);
+      } catch (e) { done(false); }
+    });
+  }
+  if (tiles && navigator.onLine !== false) {
+    home.selavprTiles = home.selavprTiles || tryTile();
+    home.selavprTiles.then((come) => { if (come) { tiles.addTo(map); names.clearLayers(); } });
   }
   L.control.scale({imperial: false}).addTo(map);
 
@@ -158,7 +168,7 @@ function (map, tiles, data) {
       const icon = L.divIcon({className: 'pin ' + kind + (small ? ' dot' : ''),
         iconSize: [size, size], iconAnchor: [left, size / 2], html: small ? '' : String(number)});
       const marker = L.marker(pin.at, {icon: icon, keyboard: !small,
-        zIndexOffset: (kind === 'rerank' ? 600 : 300) - number * 10});
+        zIndexOffset: (small ? 0 : kind === 'rerank' ? 600 : 300) - number});
       marker.bindPopup(() => popup(pin), {autoPanPadding: [30, 30]});
       if (host !== document) {
         marker.on('click', () => window.parent.postMessage({selavprPick: pin.i}, window.origin));
@@ -169,9 +179,12 @@ function (map, tiles, data) {
       groups[kind].addLayer(marker);
       shown[pin.i] = marker;
     }
+    // A number or two for each candidate, or else one dot.
     for (const pin of data.pins) {
-      place(pin, 'global', pin.global);
-      if (data.reranked) place(pin, 'rerank', pin.rank);
+      const leads = {global: pin.global <= data.numbered,
+        rerank: data.reranked && pin.rank <= data.numbered};
+      if (leads.global || !(leads.rerank || data.reranked)) place(pin, 'global', pin.global);
+      if (leads.rerank || (data.reranked && !leads.global)) place(pin, 'rerank', pin.rank);
     }
 
     // What re-ranking moved: from each leading rank's old place to its new one.

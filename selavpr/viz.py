@@ -20,6 +20,7 @@ MATCHES_HEIGHT = 480
 """Height of the two photos in the picture of matches."""
 
 _GAP = 12
+_GAP_COLOUR = (128, 136, 146)  # sits well on light and dark pages
 _OVERSAMPLE = 2  # Pillow draws hard-edged lines; drawing larger and shrinking smooths them
 
 _Floats = NDArray[np.float32]
@@ -66,7 +67,7 @@ def draw_matches(
         RGB, ``MATCHES_HEIGHT`` high.
     """
     left, right = (_to_height(photo, MATCHES_HEIGHT) for photo in (query, candidate))
-    canvas = Image.new("RGB", (left.width + _GAP + right.width, MATCHES_HEIGHT), "white")
+    canvas = Image.new("RGB", (left.width + _GAP + right.width, MATCHES_HEIGHT), _GAP_COLOUR)
     canvas.paste(left, (0, 0))
     canvas.paste(right, (left.width + _GAP, 0))
     if not len(rows):

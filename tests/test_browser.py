@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import shutil
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 from fake_recognizer import NASTY, drawn_street
 from fake_server import Server, serving
+from PIL import Image
+from PIL.ExifTags import IFD
 
 pytestmark = pytest.mark.browser
 
@@ -78,7 +82,7 @@ class Visitor:
         self.page: Page = self.context.new_page()
         self.outside: list[str] = []
         self.complaints: list[str] = []
-        self.page.on("request", self._asked)
+        self.context.on("request", self._asked)  # of workers, too
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(address)
@@ -170,10 +174,10 @@ def test_address_reopens_the_example_with_its_settings(  # type: ignore[no-untyp
     expect(visitor.page.locator(".sv-column.sv-global .sv-card")).to_have_count(7, timeout=PATIENCE)
     expect(visitor.page.locator(".sv-column.sv-rerank")).to_contain_text("Re-ranking is off")
     visitor.explained()
-    assert visitor.page.url == f"{server.address}?example=1&k=7&rerank=0"
+    assert visitor.page.url == f"{server.address}?example=1&k=7&rerank=0&depth=20"
     visitor.try_example(0)
     expect(visitor.page.locator("[download='example-0.json']")).to_have_count(1, timeout=PATIENCE)
-    visitor.wait_for("location.search === '?example=0&k=7&rerank=0'")
+    visitor.wait_for("location.search === '?example=0&k=7&rerank=0&depth=20'")
 
 
 def test_edited_address_falls_back(visit, server: Server) -> None:  # type: ignore[no-untyped-def]
@@ -198,6 +202,17 @@ def test_map_shows_pins_without_a_network(visit) -> None:  # type: ignore[no-unt
     expect(visitor.map.locator(".pin.rerank")).to_have_count(0)
 
 
+def test_the_start_shows_what_the_city_covers(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    start = visitor.page.locator(".sv-empty")
+    expect(start).to_contain_text("24 photos of Drawn Town")
+    count = "document.querySelector('iframe.sv-map').contentWindow.selavprMap"
+    visitor.wait_for(f"{count} && Object.values({count}._layers).some((l) => l._radius === 4)")
+    visitor.page.get_by_label("Where to search").click()
+    visitor.page.get_by_role("option", name="Other Town").click()
+    expect(start).to_contain_text("6 photos of Other Town", timeout=PATIENCE)
+
+
 def test_picking_a_candidate_draws_its_lines(visit) -> None:  # type: ignore[no-untyped-def]
     visitor = visit()
     visitor.try_example()
@@ -208,6 +223,7 @@ def test_picking_a_candidate_draws_its_lines(visit) -> None:  # type: ignore[no-
     expect(visitor.page.locator("#sv-matches img")).not_to_have_attribute("src", before)
     expect(cards.nth(2)).to_have_attribute("aria-pressed", "true")
     expect(cards.nth(0)).to_have_attribute("aria-pressed", "false")
+    expect(visitor.map.locator(".leaflet-popup-content")).to_contain_text("→ #3")
 
 
 def test_pin_on_the_map_picks_its_candidate(visit) -> None:  # type: ignore[no-untyped-def]
@@ -246,9 +262,107 @@ def test_what_is_not_a_photo_is_said_at_once(visit, tmp_path: Path) -> None:  # 
     disguised.write_text("Not a photo at all.")
     visitor.upload(disguised)
     toast = visitor.page.get_by_text("is not a photo this app can read")
-    expect(toast).to_be_visible(timeout=PATIENCE)
+    expect(toast.first).to_be_visible(timeout=PATIENCE)
+    expect(visitor.page.get_by_text("无法使用这张照片")).to_be_hidden()
     expect(visitor.page.locator("#sv-photo img")).to_have_count(0)
     assert "Traceback" not in visitor.page.content()
+
+
+def test_error_is_told_in_the_visitors_language(visit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit(locale="zh-CN")
+    disguised = tmp_path / "notes.jpg"
+    disguised.write_text("Not a photo at all.")
+    visitor.upload(disguised)
+    expect(visitor.page.get_by_text("无法使用这张照片")).to_be_visible(timeout=PATIENCE)
+
+
+def test_bomb_is_refused(visit, tmp_path: Path, shots: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (10_000, 10_000)).save(bomb)  # 100 megapixels in some kilobytes
+    visitor.upload(bomb)
+    toast = visitor.page.get_by_text("larger than 64 megapixels").first
+    expect(toast).to_be_visible(timeout=PATIENCE)
+    expect(visitor.page.locator("#sv-photo img")).to_have_count(0)
+    visitor.page.screenshot(path=shots / "error.png")
+
+
+def tagged(path: Path, north: float) -> Path:
+    tags = Image.Exif()
+    tags[IFD.GPSInfo] = {1: "N", 2: (north, 0.0, 0.0), 3: "E", 4: (24.94, 0.0, 0.0)}
+    drawn_street(300, (640, 480)).save(path, exif=tags)
+    return path
+
+
+def test_photos_own_position_is_compared_only_if_asked(visit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    page = visitor.page
+    found = []
+    for north, asked in ((60.165, False), (60.165, True), (12.5, True)):
+        visitor.upload(tagged(tmp_path / f"street{north}{asked}.jpg", north))
+        expect(page.locator("#sv-photo img")).to_be_visible(timeout=PATIENCE)
+        if asked and not page.get_by_label("Compare with the photo").is_visible():
+            page.get_by_role("button", name="Options").click()
+        if asked:
+            page.get_by_label("Compare with the photo").check()
+        page.get_by_role("button", name="Locate").click()
+        link = f"[download='street{north}{asked}.json']"
+        expect(page.locator(link)).to_have_count(1, timeout=PATIENCE)
+        visitor.explained()
+        verdict = page.locator(".sv-verdict")
+        own = verdict.get_by_text("from the photo's own GPS position")
+        expect(own).to_have_count(1 if asked else 0)
+        expect(visitor.map.locator(".spot")).to_have_count(2 if asked else 1)
+        data = page.locator(link).get_attribute("href")
+        assert data
+        answer = json.loads(base64.b64decode(data.partition(",")[2]))
+        assert "12.5" not in json.dumps(answer["location"])
+        found.append((answer["location"], answer["candidates"]))
+        page.get_by_role("button", name=re.compile("remove image|clear", re.I)).first.click()
+    # Wherever the photo says it was taken, the answer is the same.
+    assert found[0] == found[1] == found[2]
+
+
+def test_photo_without_a_position_says_so_when_asked(visit, photo: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.page.get_by_role("button", name="Options").click()
+    visitor.page.get_by_label("Compare with the photo").check()
+    visitor.upload(photo)
+    expect(visitor.page.locator("#sv-photo img")).to_be_visible(timeout=PATIENCE)
+    visitor.page.get_by_role("button", name="Locate").click()
+    visitor.explained()
+    expect(visitor.page.locator(".sv-verdict")).to_contain_text("carries no GPS position")
+
+
+def test_link_and_picture_can_be_taken_along(visit, server: Server) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit(permissions=["clipboard-read", "clipboard-write"])
+    page = visitor.page
+    visitor.try_example(1)
+    visitor.wait_for("location.search.includes('depth=20')")
+    page.get_by_role("button", name="Copy the link").click()
+    expect(page.get_by_text("Link copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == f"{server.address}?example=1&k=20&rerank=1&depth=20"
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Picture", exact=True).click()
+    assert saved.value.suggested_filename == "matches.webp"
+    with Image.open(saved.value.path()) as picture:
+        assert picture.height == 480
+
+
+@pytest.mark.parametrize(("locale", "said"), [("en-US", "Many people"), ("zh-CN", "等候队列已满")])
+def test_full_line_is_told_kindly(
+    browser: sync_api.Browser, server: Server, locale: str, said: str
+) -> None:
+    visitor = Visitor(browser, server.address, locale=locale)
+    # What Gradio answers when its queue is full.
+    visitor.page.route(
+        "**/queue/join*",
+        lambda route: route.fulfill(status=503, json={"detail": "Queue is full."}),
+    )
+    visitor.page.locator("#sv-locate").click()
+    expect(visitor.page.get_by_text(said).first).to_be_visible(timeout=PATIENCE)
+    visitor.context.close()
 
 
 def test_text_file_is_refused(visit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -269,9 +383,21 @@ def test_locate_without_a_photo_asks_for_one(visit) -> None:  # type: ignore[no-
 def test_keyboard_alone(visit) -> None:  # type: ignore[no-untyped-def]
     visitor = visit()
     page = visitor.page
-    page.locator('[data-example="0"]').focus()
+
+    def tab_to(condition: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"document.activeElement.matches({condition!r})"):
+                return
+        raise AssertionError(f"Tab never came to {condition}")
+
+    tab_to(".sv-skip")
+    tab_to("[data-do=theme]")
+    tab_to("#sv-locate")
+    tab_to("[data-example='0']")
     page.keyboard.press("Enter")
     visitor.explained()
+    assert page.evaluate("document.activeElement.id") == "sv-answer"
     page.locator(".sv-column.sv-rerank .sv-card").nth(1).focus()
     page.keyboard.press("Space")
     expect(page.locator(".sv-picked")).to_contain_text("No. 2", timeout=PATIENCE)
@@ -358,6 +484,20 @@ def test_tiles_are_tried_once_and_missed_gracefully(
     assert len(visitor.outside) == 1
     assert visitor.outside[0].startswith("https://tile.openstreetmap.org/")
     assert all("tile.openstreetmap.org" in line for line in visitor.complaints)
+
+
+def test_without_names_of_hosts_the_map_complains_to_nobody(
+    browser: sync_api.Browser, tiled: Server
+) -> None:
+    # As on a machine whose DNS answers NXDOMAIN.
+    cut_off = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    nameless = browser.browser_type.launch(executable_path=CHROMIUM, args=[*QUIET, cut_off])
+    visitor = Visitor(nameless, tiled.address, viewport={"width": 1360, "height": 900})
+    visitor.try_example()
+    expect(visitor.map.locator(".pin.rerank:not(.dot)")).to_have_count(10, timeout=PATIENCE)
+    visitor.wait_for("window.selavprTiles.then((come) => come === false)")
+    nameless.close()
+    assert visitor.complaints == []
 
 
 def test_tiles_cover_the_basemap_when_they_load(

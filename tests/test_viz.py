@@ -96,7 +96,7 @@ def test_no_matches_shows_just_the_photos() -> None:
     )
     pixels = np.asarray(picture)
     assert (pixels[:, :480] == 128).all()
-    assert (pixels[:, 480:492] == 255).all()
+    assert (pixels[:, 480:492] == (128, 136, 146)).all()
 
 
 def test_lightness_of_the_colour_map_rises_evenly() -> None:
