@@ -332,13 +332,13 @@ class KeypointCodec:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> KeypointCodec:
         """Their number, and a tensor as wide as the descriptors."""
         keep = int(tensors["keep"].item())
-        if not 1 <= keep < 2**31:
+        if not 1 <= keep <= 2**24:
             raise ValueError("it keeps an impossible number of descriptors")
         return cls(keep, _width(tensors["width"]))
 
     def tensors(self) -> dict[str, Tensor]:
         """Their number, and a tensor as wide as the descriptors."""
-        return {"keep": torch.tensor([self.keep], dtype=torch.float64),
+        return {"keep": torch.tensor([float(self.keep)]),
                 "width": torch.ones(self.width)}  # fmt: skip
 
     def counts(self, grids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -525,7 +525,9 @@ def _densified(tokens: Tensor, network: Network) -> Tensor:
 def _nearest(data: Tensor, centres: Tensor) -> Tensor:
     """Which of the centres ``[k, d]`` is nearest to each of ``data [n, d]``."""
     half = centres.square().sum(dim=1) / 2
-    return torch.cat([(block @ centres.T - half).argmax(dim=1) for block in data.split(8192)])
+    # NumPy's argmax is several times as fast as torch's on a CPU.
+    found = [(block @ centres.T - half).numpy().argmax(axis=1) for block in data.split(8192)]
+    return torch.from_numpy(np.concatenate(found))
 
 
 def _k_means(data: Tensor, count: int = 256) -> Tensor:

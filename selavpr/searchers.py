@@ -161,6 +161,42 @@ def tuned(index: Any, descriptors: NDArray[np.float32]) -> tuple[Searcher, dict[
     }
 
 
+def edited(searcher: Searcher, keep: NDArray[np.int64], more: NDArray[np.float32]) -> Searcher:
+    """The search with some rows left out and others added; nothing is trained again.
+
+    Args:
+        searcher: stays as it is.
+        keep: rows to keep, ascending; they are numbered anew from 0.
+        more: ``[m, D]`` descriptors that follow them.
+    """
+    if not searcher.probes:
+        flat: Any = faiss.IndexFlatIP(searcher.width)
+        flat.add(searcher.descriptors()[keep])
+        flat.add(more)
+        return Searcher(flat)
+    old, width, count = searcher.index, searcher.width, int(searcher.index.nlist)
+    centres: Any = faiss.IndexFlatIP(width)
+    centres.add(faiss.downcast_index(old.quantizer).reconstruct_n(0, count))
+    index: Any = faiss.IndexIVFScalarQuantizer(
+        centres, width, count, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, True
+    )
+    faiss.copy_array_to_vector(faiss.vector_to_array(old.sq.trained), index.sq.trained)
+    index.is_trained = True
+    numbers = np.full(len(searcher), -1, dtype=np.int64)
+    numbers[keep] = np.arange(len(keep))
+    for i, (rows, codes) in enumerate(searcher.lists()):
+        if (rows < 0).any() or (rows >= len(numbers)).any():
+            raise ValueError("its lists name rows that do not exist")
+        kept = numbers[rows] >= 0
+        ids, left = numbers[rows][kept], np.ascontiguousarray(codes[kept])
+        if len(ids):
+            index.invlists.add_entries(i, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(left))
+    index.ntotal = len(keep)
+    if len(more):
+        index.add(more)
+    return Searcher(index, searcher.probes)
+
+
 def recall(searcher: Searcher, descriptors: NDArray[np.float32]) -> float:
     """Share of the exact nearest neighbours that a search finds, itself left out.
 

@@ -33,7 +33,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from selavpr import searchers
-from selavpr.errors import IndexFileError
+from selavpr.errors import IndexFileError, SelaVPRError
 from selavpr.index import PlaceIndex, replaced, work_folder
 from selavpr.indexfiles import (
     BASEMAP,
@@ -98,22 +98,17 @@ def replacing(out: Path, what: str = "build") -> Iterator[Path]:
     """
     out = Path(out).resolve()
     work, old = work_folder(out), replaced(out)
-    lock, new = work / "lock", work / "new"
+    lock = work / "lock"
     try:
         work.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=0):
-            if holds_index(old) and not holds_index(out):
-                old.rename(out)  # somebody was killed between the two renamings below
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir()
-            yield new
-            PlaceIndex.open(new)  # what cannot be opened must not replace what can
-            shutil.rmtree(old, ignore_errors=True)
-            if out.exists():
-                out.rename(old)
-            new.rename(out)
-            for done in (old, work / "parts"):
-                shutil.rmtree(done, ignore_errors=True)
+            try:
+                yield from _swap(out, old, work / "new")
+                shutil.rmtree(work / "parts", ignore_errors=True)
+            finally:
+                shutil.rmtree(work / "new", ignore_errors=True)
+                with contextlib.suppress(OSError):  # it holds parts to go on from
+                    (work / "parts").rmdir()
     except Timeout as error:
         raise IndexFileError(
             f"Another {what} of {out} is running; wait until it is done."
@@ -124,9 +119,32 @@ def replacing(out: Path, what: str = "build") -> Iterator[Path]:
             f"Cannot write the index to {out}: {reason}. What is done so far is kept in {work}, "
             f"and the next {what} goes on from there."
         ) from error
-    with contextlib.suppress(OSError):  # somebody may have begun to use them
-        lock.unlink(missing_ok=True)
-        work.rmdir()
+    except SelaVPRError:
+        _tidy(work)
+        raise
+    _tidy(work)
+
+
+def _swap(out: Path, old: Path, new: Path) -> Iterator[Path]:
+    if holds_index(old) and not holds_index(out):
+        old.rename(out)  # somebody was killed between the two renamings below
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    yield new
+    PlaceIndex.open(new)  # what cannot be opened must not replace what can
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _tidy(work: Path) -> None:
+    """Remove the hidden folder unless there is something in it to go on from."""
+    if {path.name for path in work.iterdir()} <= {"lock"}:
+        with contextlib.suppress(OSError):  # somebody may have begun to use it
+            (work / "lock").unlink(missing_ok=True)
+            work.rmdir()
 
 
 def write(
@@ -227,8 +245,9 @@ def finish(
         files = {name: about for name, about in files.items() if name not in own}
         path = folder / PHOTOS
         files[PHOTOS] = {"bytes": path.stat().st_size, "sha256": checksum(path)}
-    lat = [place.location.latitude for place in places]
-    lon = [place.location.longitude for place in places]
+    # As many digits as the table has, so that an edit of the table's places gives the same.
+    lat = [round(place.location.latitude, 7) for place in places]
+    lon = [round(place.location.longitude, 7) for place in places]
     complete = dataclasses.replace(
         manifest,
         count=len(places),
