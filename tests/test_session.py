@@ -1,0 +1,105 @@
+"""What the page does, without a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_recognizer import FakeIndex, FakeRecognizer, drawn_street
+from test_gpu import Lender
+
+from selavpr import gpu
+from selavpr.errors import OptionError, PhotoError
+from selavpr.session import Session, Site
+from selavpr.structs import Recognition
+
+
+class Watched(FakeRecognizer):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeIndex(count=6))
+        self.asked: list[dict[str, Any]] = []
+        self.warmed: list[bool] = []
+
+    def recognize(self, photo: Any, **options: Any) -> Recognition:
+        self.asked.append(options)
+        return super().recognize(photo, **options)
+
+    def heatmap(self, photo: Any, *, adapted: bool = True) -> np.ndarray:
+        self.warmed.append(adapted)
+        return super().heatmap(photo, adapted=adapted)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    path = tmp_path / "street.png"
+    drawn_street(7, (1200, 900)).save(path)
+    return str(path)
+
+
+def located(site: Site, photo: str) -> Session:
+    return site.locate(photo, "drawn-town", 5, True, 3)
+
+
+def test_stages_are_heard_and_settings_handed_on(photo: str) -> None:
+    town = Watched()
+    heard: list[str] = []
+    found = Site({"drawn-town": town}).locate(
+        photo, "drawn-town", 5, True, 3, progress=lambda stage, share: heard.append(stage)
+    )
+    assert heard[:3] == ["open", "open", "extract"], "the page opens, then the recogniser"
+    assert (town.asked[0]["top_k"], town.asked[0]["rerank_depth"]) == (5, 3)
+    assert found.name == "street.png"
+    assert found.photo.size == (960, 720)
+    assert found.recognition.photo_size == (1200, 900)
+
+
+def test_heat_runs_the_network_once_for_what_the_answer_lacks(photo: str) -> None:
+    town = Watched()
+    site = Site({"drawn-town": town})
+    shown = site.heat(located(site, photo))
+    assert town.warmed == [False]
+    assert len(re.findall("<img", shown)) == 2
+
+
+def test_equal_heat_is_owned_up_to(photo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site({"drawn-town": FakeRecognizer()})
+    found = located(site, photo)
+    assert "make no difference" not in site.heat(found)
+    grid = torch.from_numpy(FakeRecognizer().heatmap(photo, adapted=False))
+    # Tokens whose negated mean is that very grid, up to scale.
+    tokens = -grid[None, :, :, None].repeat(1, 1, 1, 4)
+    features = dataclasses.replace(found.recognition.features, tokens=tokens)
+    same = dataclasses.replace(found.recognition, features=features)
+    assert "make no difference" in site.heat(dataclasses.replace(found, recognition=same))
+
+
+def test_photo_that_is_gone_is_said(photo: str) -> None:
+    site = Site({"drawn-town": FakeRecognizer()})
+    found = located(site, photo)
+    Path(photo).unlink()
+    with pytest.raises(PhotoError):
+        site.heat(found)
+
+
+def test_lent_gpu_gets_and_gives_what_can_travel(
+    photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lender = Lender()
+    monkeypatch.setattr(gpu, "spaces", lender)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    site = Site({"drawn-town": FakeRecognizer()})
+    found = site.pick(located(site, photo), 1)
+    site.heat(found)
+    assert len(lender.durations) == 3
+    assert max(lender.durations) <= 30, "short calls wait less"
+    assert found.recognition.features.tokens.device.type == "cpu"
+    assert found.matches is not None
+    with pytest.raises(OptionError, match="no city 'nowhere'"):
+        site.locate(photo, "nowhere", 5, True, 5)
