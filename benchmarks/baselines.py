@@ -1,0 +1,267 @@
+"""Our re-ranking beside others as re-rankers of the same candidates, in one run.
+
+    python -m benchmarks.baselines --photos FOLDER [--city TABLE] [--sets bgu-day bgu-night ...]
+        [--candidates 20] [--queries N] [--matchers ours raw sift xfeat] [--json OUT]
+
+FOLDER holds photo sets, each a folder with ``images.csv`` (path, place_id, role, condition, lat,
+lon). The candidates of a query are the first by our model's global descriptor; ``--candidates 0``
+takes every reference. Scores of pairs are kept in ``--work``, so a stopped run goes on.
+
+==============  ====================================================================================
+set             queries and references
+==============  ====================================================================================
+bgu-day         bgu_campus: phone B by day, against phone A by day
+bgu-night       bgu_campus: phone B by night, against phone A by day
+penn            penn_campus: its queries against its database
+seasons         seasons_5x12: every photo against all photos of the other visits
+city            the queries of a city's table (``tools/city``) against its references
+==============  ====================================================================================
+
+A reference is right within 10 m, or 25 m, or when it shows the same place where no position is
+known. Phones' positions are 5 to 15 m off; the last column leaves out references between 25 and
+50 m, of which nobody can say whether they are right. Queries that nothing could answer are left
+out; the number that is left is printed. Ties go by the global order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.matchers import Matcher, build
+from selavpr import SelaVPR, metrics
+from selavpr.evaluation import table
+from selavpr.journal import Journal
+from selavpr.layouts import BenchmarkPhoto, read_benchmark
+from selavpr.tables import read_table
+from selavpr.weights import DEFAULT_MODEL, digest
+
+SETS = ("bgu-day", "bgu-night", "penn", "seasons", "city")
+MATCHERS = ("ours", "raw", "sift", "xfeat")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Queries, references, and what may be compared.
+
+    Attributes:
+        name: of the set.
+        queries: photos to locate.
+        database: photos to find.
+        allowed: ``[Q, N]`` whether a reference is offered to a query at all.
+        distances_m: ``[Q, N]``; 0 for the same place and infinite for another where no positions
+            are known.
+    """
+
+    name: str
+    queries: list[BenchmarkPhoto]
+    database: list[BenchmarkPhoto]
+    allowed: NDArray[np.bool_]
+    distances_m: NDArray[np.float64]
+
+
+def trial(name: str, photos: Path, city: Path | None, limit: int) -> Trial:
+    """Read a set; at most ``limit`` of its queries, evenly taken, when it is not 0."""
+    if name == "city":
+        assert city is not None, "--city names the table"
+        queries, database = read_city(city)
+    else:
+        folder = {"bgu": "bgu_campus", "penn": "penn_campus", "seasons": "seasons_5x12"}
+        found = read_benchmark(photos / folder[name.partition("-")[0]] / "images.csv")
+        queries = list(found.queries + found.unassigned)
+        database = list(found.database + found.unassigned)
+    if name.startswith("bgu"):
+        queries = [q for q in queries if q.condition == name.partition("-")[2]]
+        database = [p for p in database if p.condition == "day"]
+    if limit:
+        queries = queries[:: max(1, -(-len(queries) // limit))]
+    visits = name == "seasons"
+    allowed = np.array(
+        [[not visits or q.condition != p.condition for p in database] for q in queries]
+    )
+    return Trial(name, queries, database, allowed, distances(queries, database))
+
+
+def read_city(table_path: Path) -> tuple[list[BenchmarkPhoto], list[BenchmarkPhoto]]:
+    """Queries and references of a city's table; those from elsewhere are no queries here."""
+
+    def photos(role: str) -> list[BenchmarkPhoto]:
+        return [
+            BenchmarkPhoto(
+                row.path,
+                "query" if role == "query" else "database",
+                location=row.location,
+                condition=row.texts.get("condition", ""),
+            )
+            for row in read_table(table_path, {"role": role})
+        ]
+
+    return photos("query"), photos("reference")
+
+
+def distances(
+    queries: Sequence[BenchmarkPhoto], database: Sequence[BenchmarkPhoto]
+) -> NDArray[np.float64]:
+    """Metres, or 0 and infinity by the name of the place."""
+    if all(p.location is not None for p in (*queries, *database)):
+        return np.array([[q.distance_m(p) for p in database] for q in queries])
+    return np.array([[0 if q.place_id == p.place_id else np.inf for p in database]
+                     for q in queries])  # fmt: skip
+
+
+def global_lists(
+    model: SelaVPR, task: Trial, candidates: int, work: Path, *, adapted: bool = True
+) -> list[list[int]]:
+    """The most similar allowed references of each query."""
+    found = [descriptors(model, photos, work, adapted) for photos in (task.queries, task.database)]
+    order = np.argsort(-(found[0] @ found[1].T), axis=1, kind="stable")
+    lists = [[int(r) for r in rows if ok[r]] for rows, ok in zip(order, task.allowed, strict=True)]
+    return [rows[: candidates or len(rows)] for rows in lists]
+
+
+def descriptors(
+    model: SelaVPR, photos: Sequence[BenchmarkPhoto], work: Path, adapted: bool
+) -> NDArray[np.float32]:
+    """Global descriptors ``[n, D]``, kept on disk."""
+    paths = [p.path for p in photos]
+    key = digest([model.fingerprint(), str(model.precision), adapted, [str(p) for p in paths]])
+    kept = work / f"descriptors-{key.partition(':')[2][:16]}.npy"
+    if not kept.is_file():
+        parts = []
+        for start in range(0, len(paths), 32):
+            group = model.extract_each(paths[start : start + 32], adapted=adapted)
+            parts += [one.descriptor.cpu() for one in group]
+        work.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(".tmp.npy")
+        np.save(partial, torch.cat(parts).numpy())
+        partial.replace(kept)
+    found: NDArray[np.float32] = np.load(kept)
+    return found
+
+
+def rerank(
+    name: str, matcher: Matcher, task: Trial, lists: list[list[int]], work: Path, about: Any
+) -> tuple[list[list[int]], dict[str, float]]:
+    """The lists in the order of a matcher, and seconds per photo and per pair."""
+    seen: dict[Path, Any] = {}
+    spent = {"look": 0.0, "looked": 0.0, "score": 0.0, "scored": 0.0}
+
+    def look(photo: BenchmarkPhoto) -> Any:
+        if photo.path not in seen:
+            start = time.perf_counter()
+            seen[photo.path] = matcher.look(photo.path)
+            spent["look"] += time.perf_counter() - start
+            spent["looked"] += 1
+        return seen[photo.path]
+
+    ordered = []
+    settings = {"set": task.name, "matcher": name, "lists": lists, **about}
+    with Journal(work, f"{task.name}-{name}", settings) as journal:
+        for i, rows in enumerate(lists):
+            record = journal.done.get(str(i))
+            if record is None:
+                query = look(task.queries[i])
+                found = [look(task.database[row]) for row in rows]
+                start = time.perf_counter()
+                scores = [matcher.score(query, candidate) for candidate in found]
+                seconds = time.perf_counter() - start
+                record = {"scores": scores, "seconds": seconds}
+                journal.add(str(i), record)
+            spent["score"] += record["seconds"]
+            spent["scored"] += len(rows)
+            best = sorted(range(len(rows)), key=lambda j: (-record["scores"][j], j))
+            ordered.append([rows[j] for j in best])
+    return ordered, {
+        "seconds_per_photo": spent["look"] / max(spent["looked"], 1),
+        "seconds_per_pair": spent["score"] / max(spent["scored"], 1),
+    }
+
+
+def recalls(task: Trial, lists: list[list[int]] | None, known: bool) -> list[str]:
+    """R@1 within 10 m, within 25 m, and within 25 m with the doubtful left out; or chance."""
+    cells = []
+    for metres, doubtful in ((10.0, 10.0), (25.0, 25.0), (25.0, 50.0)) if known else ((0.0, 0.0),):
+        offered = task.allowed & ~((task.distances_m > metres) & (task.distances_m <= doubtful))
+        right = offered & (task.distances_m <= metres)
+        asked = np.flatnonzero(right.any(axis=1))
+        if not len(asked):
+            cells.append("-")
+        elif lists is None:
+            cells.append(f"{100 * np.mean(right[asked].sum(1) / offered[asked].sum(1)):.1f}")
+        else:
+            kept = [[r for r in lists[i] if offered[i, r]] for i in asked]
+            hits = metrics.first_hits(kept, [np.flatnonzero(right[i]).tolist() for i in asked])
+            cells.append(str(metrics.recall(hits, 1)))
+    return cells
+
+
+def run(task: Trial, args: argparse.Namespace, model: SelaVPR) -> dict[str, Any]:
+    """Measure one set; prints its table."""
+    known = bool(np.isfinite(task.distances_m).all())
+    lists = global_lists(model, task, args.candidates, args.work)
+    raw = global_lists(model, task, args.candidates, args.work, adapted=False)
+    database = [p.path for p in task.database]
+    matchers = build(args.matchers, model, database, args.side, args.xfeat_weights)
+    about = {"model": model.fingerprint(), "side": args.side, "precision": str(model.precision)}
+    rows = [["chance", *recalls(task, None, known), "", ""]]
+    rows.append(["global only, ours", *recalls(task, lists, known), "", ""])
+    rows.append(["global only, raw backbone", *recalls(task, raw, known), "", ""])
+    report: dict[str, Any] = {"queries": len(task.queries), "references": len(task.database)}
+    for name, matcher in matchers.items():
+        ordered, seconds = rerank(name, matcher, task, lists, args.work, about)
+        cells = recalls(task, ordered, known)
+        report[name] = seconds
+        times = (seconds["seconds_per_photo"], seconds["seconds_per_pair"])
+        rows.append([f"re-ranked by {name}", *cells, *(f"{1000 * t:.1f}" for t in times)])
+    header = ["R@1 10 m", "R@1 25 m", "R@1 25 m, 25-50 m out"] if known else ["R@1 same place"]
+    depth = args.candidates or "all"
+    print(f"\n## {task.name}: {len(task.queries)} queries, {len(task.database)} references, "
+          f"{depth} candidates\n")  # fmt: skip
+    print(table(["", *header, "ms a photo", "ms a pair"], rows), flush=True)
+    report["table"] = {"header": header, "rows": rows}
+    return report
+
+
+def main() -> None:
+    """Measure, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--photos", type=Path, help="folder of photo sets")
+    add("--city", type=Path, help="table of a city, places.csv")
+    add("--sets", nargs="+", choices=SETS, help="default: all that are there")
+    add("--matchers", nargs="+", choices=MATCHERS, default=list(MATCHERS))
+    add("--candidates", type=int, default=20, help="of each query; 0 for all (default 20)")
+    add("--queries", type=int, default=0, help="most queries of a set; 0 for all")
+    add("--side", type=int, default=640, help="longest side for SIFT and XFeat (default 640)")
+    add("--xfeat-weights", type=Path, help="state dict of XFeat instead of the package's")
+    add("--model", default=DEFAULT_MODEL)
+    add("--device", default="auto")
+    add("--work", type=Path, default=Path("runs/baselines"))
+    add("--json", type=Path)
+    args = parser.parse_args()
+    sets = args.sets or [
+        name for name in SETS if (args.city if name == "city" else args.photos) is not None
+    ]
+    if not sets:
+        parser.error("name --photos or --city")
+    model = SelaVPR.from_pretrained(args.model, device=args.device)
+    report = {
+        name: run(trial(name, args.photos, args.city, args.queries), args, model) for name in sets
+    }
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

