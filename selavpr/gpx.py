@@ -88,8 +88,9 @@ class Track:
         found, way = [start], 0.0
         for before, after in zip([start, *inner], [*inner, end], strict=True):
             length = self.at(before).distance_m(self.at(after))
-            while length and way + length >= step_m * len(found):
-                part = (step_m * len(found) - way) / length
+            # A micrometre is left to rounding, or the last of a whole number of steps is lost.
+            while length and way + length + 1e-6 >= step_m * len(found):
+                part = min((step_m * len(found) - way) / length, 1.0)
                 found.append(before + part * (after - before))
             way += length
         return found
@@ -112,7 +113,7 @@ def read_gpx(path: Path) -> Track:
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise OptionError(f"{path} cannot be read as GPX: {error}.") from error
     points: dict[float, Location] = {}
-    for number, point in enumerate(root.iter("{*}trkpt"), 1):
+    for number, point in enumerate(root.iterfind(".//{*}trkpt"), 1):
         when = _seconds(point.findtext("{*}time") or "")
         if when is None:
             continue

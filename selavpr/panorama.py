@@ -113,18 +113,19 @@ def views_of(
     pixels: NDArray[np.uint8] | None = None
     found = []
     for heading in headings:
-        path = folder / f"{name}-{heading:03.0f}-{field_of_view:.0f}.jpg"
+        turn = (heading - middle) % 360
+        path = folder / f"{name}-{turn:05.1f}-{field_of_view:g}.jpg"
         if not _is_newer(path, photo.path):
             if pixels is None:
                 pixels = _read(photo.path)
             partial = path.with_suffix(".part")
-            cut = Image.fromarray(view(pixels, heading - middle, field_of_view))
+            cut = Image.fromarray(view(pixels, turn, field_of_view))
             cut.save(partial, "JPEG", quality=QUALITY)
             partial.replace(path)
         known = None if place.heading is None else heading % 360
         about: dict[str, Any] = {
-            "place_id": f"{place.place_id}-{heading:03.0f}",
-            "image": f"images/{path.stem}.jpg",
+            "place_id": f"{place.place_id}-{heading:03g}",
+            "image": f"images/{name}-{heading:03g}.jpg",
             "heading": known,
         }
         found.append(SourcePhoto(path, dataclasses.replace(place, **about)))

@@ -44,7 +44,7 @@ def from_utm(east: float, north: float, zone: int, south: bool = False) -> Locat
         LocationError: the zone or the coordinates are none of UTM's.
     """
     _check_zone(zone)
-    if not (0 < east < 1_000_000 and -100_000 <= north <= 10_100_000):  # false for NaN, too
+    if not (50_000 < east < 950_000 and -100_000 <= north <= 10_100_000):  # false for NaN, too
         raise LocationError(
             f"East {east} and north {north} are no UTM coordinates in metres; they may be swapped."
         )
@@ -107,7 +107,8 @@ def read_zone(text: str) -> tuple[int, bool]:
     number, letter = text.strip()[:-1].strip(), text.strip()[-1:].upper()
     if letter.isdigit():
         number, letter = text.strip(), "N"
-    if not number.isdigit() or len(number) > 2 or letter not in set("CDEFGHJKLMNPQRSTUVWX"):
+    whole = number.isascii() and number.isdigit() and len(number) < 3
+    if not whole or letter not in set("CDEFGHJKLMNPQRSTUVWX"):
         raise LocationError(f"{text!r} is no UTM zone; write it as 32N or 23S.")
     _check_zone(int(number))
     return int(number), letter == "S" or letter < "N"
