@@ -13,7 +13,7 @@ set             queries and references
 bgu-day         bgu_campus: phone B by day, against phone A by day
 bgu-night       bgu_campus: phone B by night, against phone A by day
 penn            penn_campus: its queries against its database
-seasons         seasons_5x12: every photo against all photos of the other visits
+seasons         seasons_5x12: every photo against the ten places of every other visit, in turn
 city            the queries of a city's table (``tools/city``) against its references
 ==============  ====================================================================================
 
@@ -70,7 +70,7 @@ class Trial:
 
 
 def trial(name: str, photos: Path, city: Path | None, limit: int) -> Trial:
-    """Read a set; at most ``limit`` of its queries, evenly taken, when it is not 0."""
+    """Read a set; at most ``limit`` of its queries, by lot, when it is not 0."""
     if name == "city":
         assert city is not None, "--city names the table"
         queries, database = read_city(city)
@@ -82,12 +82,16 @@ def trial(name: str, photos: Path, city: Path | None, limit: int) -> Trial:
     if name.startswith("bgu"):
         queries = [q for q in queries if q.condition == name.partition("-")[2]]
         database = [p for p in database if p.condition == "day"]
-    if limit:
-        queries = queries[:: max(1, -(-len(queries) // limit))]
-    visits = name == "seasons"
-    allowed = np.array(
-        [[not visits or q.condition != p.condition for p in database] for q in queries]
-    )
+    visits: list[str | None] = [None] * len(queries)
+    if name == "seasons":
+        every = sorted({p.condition for p in database})
+        pairs = [(q, visit) for q in queries for visit in every if visit != q.condition]
+        queries, visits = [q for q, _ in pairs], [visit for _, visit in pairs]
+    if 0 < limit < len(queries):
+        # By lot, since every so-manieth might always be of the same visit.
+        chosen = sorted(np.random.default_rng(0).permutation(len(queries))[:limit].tolist())
+        queries, visits = [queries[i] for i in chosen], [visits[i] for i in chosen]
+    allowed = np.array([[v is None or v == p.condition for p in database] for v in visits])
     return Trial(name, queries, database, allowed, distances(queries, database))
 
 
@@ -132,7 +136,7 @@ def descriptors(
     model: SelaVPR, photos: Sequence[BenchmarkPhoto], work: Path, adapted: bool
 ) -> NDArray[np.float32]:
     """Global descriptors ``[n, D]``, kept on disk."""
-    paths = [p.path for p in photos]
+    paths = list(dict.fromkeys(p.path for p in photos))
     key = digest([model.fingerprint(), str(model.precision), adapted, [str(p) for p in paths]])
     kept = work / f"descriptors-{key.partition(':')[2][:16]}.npy"
     if not kept.is_file():
@@ -145,7 +149,8 @@ def descriptors(
         np.save(partial, torch.cat(parts).numpy())
         partial.replace(kept)
     found: NDArray[np.float32] = np.load(kept)
-    return found
+    number = {path: i for i, path in enumerate(paths)}
+    return found[[number[p.path] for p in photos]]
 
 
 def rerank(
