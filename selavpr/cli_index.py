@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from selavpr.cli_build import add_build, index_build
+from selavpr.cli_edit import add_edits
 from selavpr.cli_eval import add_calibrate
 from selavpr.index import PlaceIndex, verify
 from selavpr.terminal import NOT_HERE, Parsers, plain
@@ -77,3 +78,4 @@ def add_index(commands: Parsers) -> None:
     check.add_argument("index", type=Path, metavar="DIR")
     check.set_defaults(run=index_verify)
     add_calibrate(below)
+    add_edits(below)

@@ -19,7 +19,12 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.file_download import http_get, repo_folder_name
-from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    WeakFileLock,
+    build_hf_headers,
+    hf_raise_for_status,
+    http_stream_backoff,
+)
 
 from selavpr.errors import HubError
 
@@ -29,6 +34,7 @@ RepoType = Literal["model", "dataset", "space"]
 
 _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, and of large file storage
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -80,6 +86,63 @@ def fetch(
         raise explained from error
 
 
+def fetch_range(
+    repo: str,
+    filename: str,
+    commit: str,
+    start: int,
+    stop: int,
+    *,
+    repo_type: RepoType = "model",
+) -> tuple[bytes, int]:
+    """Some bytes of a file in a Hub repository; nothing is cached.
+
+    Args:
+        repo: ``"org/name"``.
+        filename: path inside the repository.
+        commit: a commit, since the parts of a file have to be of one version.
+        start: first byte.
+        stop: the byte after the last.
+        repo_type: what kind of repository it is.
+
+    Returns:
+        The bytes, fewer at the end of the file, and the size of the whole file.
+
+    Raises:
+        HubError: as for ``fetch``; or the server sends only whole files.
+    """
+    _check_names(repo, commit)
+    try:
+        url = huggingface_hub.hf_hub_url(repo, filename, revision=commit, repo_type=repo_type)
+        headers = build_hf_headers(library_name="selavpr") | {"Range": f"bytes={start}-{stop - 1}"}
+        if constants.HF_HUB_OFFLINE:
+            raise hub_errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+        with http_stream_backoff(
+            "GET", url, headers=headers, follow_redirects=True, max_retries=3,
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        ) as response:  # fmt: skip
+            hf_raise_for_status(response)
+            # Before reading: a server that ignores ranges would send gigabytes.
+            said = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if response.status_code != 206 or said is None or int(said[1]) != start:
+                raise _BrokeOffError("in parts is not offered by this server")
+            wanted, data = min(stop, int(said[2])) - start, b""
+            for chunk in response.iter_bytes():
+                data += chunk
+                if len(data) > wanted:
+                    raise _BrokeOffError("arrived with more bytes than announced")
+        if len(data) < wanted:
+            raise _BrokeOffError("ended early")
+        return data, int(said[2])
+    except Exception as error:
+        raise _explained(error, repo, filename, commit) from error
+
+
+def home() -> Path:
+    """Where this program may keep what it has fetched in another form than the Hub's cache."""
+    return Path(constants.HF_HOME) / "selavpr"
+
+
 def commit_of(path: Path) -> str | None:
     """The commit a cached file belongs to, so that its siblings can be fetched from the same."""
     for parent in path.parents:
@@ -106,7 +169,14 @@ def discard_damaged(path: Path) -> bool:
     return True
 
 
-def push(folder: Path, repo: str, *, repo_type: RepoType = "model", message: str) -> str:
+def push(
+    folder: Path,
+    repo: str,
+    *,
+    repo_type: RepoType = "model",
+    message: str,
+    last: str | None = None,
+) -> str:
     """Upload a folder to a Hub repository, creating it when it does not exist.
 
     Args:
@@ -114,6 +184,8 @@ def push(folder: Path, repo: str, *, repo_type: RepoType = "model", message: str
         repo: ``"org/name"``.
         repo_type: what kind of repository it is.
         message: the commit's first line.
+        last: a file without which readers find nothing: it is uploaded when all others are there,
+            and with it, files go that the repository has and the folder has not.
 
     Returns:
         The address of the commit.
@@ -125,8 +197,21 @@ def push(folder: Path, repo: str, *, repo_type: RepoType = "model", message: str
     try:
         huggingface_hub.create_repo(repo, repo_type=repo_type, exist_ok=True)
         done = huggingface_hub.upload_folder(
-            repo_id=repo, folder_path=folder, repo_type=repo_type, commit_message=message
-        )
+            repo_id=repo, folder_path=folder, repo_type=repo_type, commit_message=message,
+            ignore_patterns=last,
+        )  # fmt: skip
+        if last is not None:
+            api = huggingface_hub.HfApi()
+            have = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+            there = set(api.list_repo_files(repo, repo_type=repo_type))
+            gone = sorted(there - have - {".gitattributes"})
+            add = huggingface_hub.CommitOperationAdd(last, folder / last)
+            done = api.create_commit(
+                repo,
+                [add, *(huggingface_hub.CommitOperationDelete(name) for name in gone)],
+                repo_type=repo_type,
+                commit_message=message,
+            )
     except Exception as error:
         if _status(error) in (401, 403):
             raise HubError(

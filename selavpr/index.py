@@ -20,7 +20,7 @@ from a stranger: nothing in it is trusted until it has been checked, and nothing
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,8 +61,8 @@ __all__ = ["MANIFEST", "Manifest", "PlaceIndex", "verify"]
 class Supply(Protocol):
     """Brings parts of an index that is not whole on this machine, when they are needed."""
 
-    def need(self, name: str, start: int, stop: int) -> None:
-        """Have these bytes of a file."""
+    def need(self, parts: Iterable[tuple[str, int, int]]) -> None:
+        """Have these bytes of files: name, first byte, byte after the last."""
 
     def need_file(self, name: str) -> None:
         """Have a whole file, if there is such a one."""
@@ -71,7 +71,7 @@ class Supply(Protocol):
 class _Whole:
     """The supply of an index that is all there."""
 
-    def need(self, name: str, start: int, stop: int) -> None:
+    def need(self, parts: Iterable[tuple[str, int, int]]) -> None:
         """They are here."""
 
     def need_file(self, name: str) -> None:
@@ -238,6 +238,7 @@ class PlaceIndex:
             IndexFileError: they are damaged.
             PhotoError: a stored photo that is to be extracted again is missing or damaged.
         """
+        self._supply.need(part for row in rows for part in self._parts(row))
         try:
             return self.codec.local([self.stored(row) for row in rows], network)
         except ValueError as error:
@@ -251,12 +252,10 @@ class PlaceIndex:
         Raises:
             IndexFileError: it is damaged.
         """
+        self._supply.need(self._parts(row))
         start, stop = int(self._starts[row]), int(self._starts[row + 1])
         parts = []
         for name, array in self._arrays.items():
-            step = array.strides[0]
-            offset = getattr(array, "offset", 0)  # in the file, behind its header
-            self._supply.need(name, offset + start * step, offset + stop * step)
             part = np.asarray(array[start:stop])
             if part.dtype == np.float16 and not np.isfinite(part).all():
                 raise IndexFileError(
@@ -264,6 +263,16 @@ class PlaceIndex:
                 )
             parts.append(part)
         return Stored(self.grid(row), tuple(parts), lambda: self.photo(row))
+
+    def _parts(self, row: int) -> list[tuple[str, int, int]]:
+        """The bytes of the arrays' files that are a photo's."""
+        start, stop = int(self._starts[row]), int(self._starts[row + 1])
+        return [
+            # A mapped array knows how long the file's header is.
+            (name, int(array.offset) + start * step, int(array.offset) + stop * step)
+            for name, array in self._arrays.items()
+            if isinstance(array, np.memmap) and (step := array.strides[0])
+        ]
 
     def photo(self, row: int) -> Image.Image:
         """A reference photo.

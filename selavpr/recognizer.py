@@ -30,6 +30,7 @@ from selavpr.index import PlaceIndex
 from selavpr.locating import fused
 from selavpr.matching import Mode, keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR
+from selavpr.published import open_index
 from selavpr.reranking import count_local, order_of
 from selavpr.structs import Candidate, Estimate, Features, KeypointMatches, Recognition
 from selavpr.weights import DEFAULT_MODEL
@@ -71,7 +72,7 @@ class Recognizer:
         """Open an index and load the model it was built with.
 
         Args:
-            index: a folder, or an opened index.
+            index: a folder, a Hub repository ``org/name[@revision]``, or an opened index.
             model: as for ``SelaVPR.from_pretrained``, or a loaded model to share.
             device: see ``SelaVPR.from_pretrained``.
             precision: see ``SelaVPR.from_pretrained``.
@@ -80,7 +81,7 @@ class Recognizer:
             IndexFileError: no such index, damaged, or of another model.
             WeightsError: no such model, or damaged.
         """
-        opened = index if isinstance(index, PlaceIndex) else PlaceIndex.open(index)
+        opened = index if isinstance(index, PlaceIndex) else open_index(index)
         if not isinstance(model, SelaVPR):
             model = SelaVPR.from_pretrained(model, device=device, precision=precision)
         return cls(model, opened)

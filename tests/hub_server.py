@@ -23,7 +23,10 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Repo:
-    """One repository: files by revision, and how it treats visitors."""
+    """One repository: files by revision, and how it treats visitors.
+
+    Models are known to the server as ``org/name``, data sets as ``datasets/org/name``.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     state: str = "public"  # or "gated", "disabled"
@@ -170,7 +173,17 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._json({"id": match[1], "sha": repo.commit, "siblings": []})
             return
-        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+(?:/[^/]+)?)/([^/]+)", path)
+        if match := re.fullmatch(r"/api/(datasets/[^/]+/[^/]+)/tree/[^/]+/?", path):
+            repo = hub.repos.get(match[1], Repo())
+            self._json(
+                [
+                    {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
+                    for name, data in sorted(repo.files.items())
+                ]
+            )
+            return
+        match = re.fullmatch(r"/(datasets/[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        match = match or re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+(?:/[^/]+)?)/([^/]+)", path)
         if match is None:
             self._error(404, None)
             return
@@ -208,11 +221,13 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.corrupt:
             data = data[:-1] + bytes([data[-1] ^ 0xFF])
         status, start = 200, 0
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        stop = len(data)
         if asked and not hub.ignore_range:
             status, start = 206, int(asked[1])
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        body = data[start:]
+            stop = min(int(asked[2] or stop) + bool(asked[2]), stop)
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        body = data[start:stop]
         cut = hub.cut_after.pop(0) if hub.cut_after and self.command == "GET" else None
         self._answer(status, body, {**headers, "Accept-Ranges": "bytes"}, cut)
 
@@ -228,6 +243,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
+            if asked.get("type") == "dataset":
+                name = f"datasets/{name}"
             if name.startswith("forbidden/"):
                 self._error(403, None, "You don't have the rights to create a model there.")
             elif name in hub.repos:
@@ -258,8 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
                 for one in json.loads(body)["objects"]
             ]
             self._json({"transfer": "basic", "objects": objects})
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
-            self._commit(match[1], body)
+        elif match := re.fullmatch(r"/api/(models/|(?=datasets/))(.+)/commit/main", path):
+            self._commit(match[2], body)
         else:
             # Validating a model card, and the like: nothing to object to.
             self._json({})
@@ -274,6 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
                 repo.files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 repo.files[value["path"]] = hub.uploads[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                del repo.files[value["path"]]
         self._json(
             {
                 "success": True,

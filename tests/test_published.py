@@ -1,0 +1,286 @@
+"""Indexes on the Hub, against a local server: pushed whole, opened in part, then kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from engine_fixtures import COUNT, MANIFEST, content
+from hub_server import HubServer, Repo
+from huggingface_hub import constants
+from PIL import Image
+from test_hub import point_at
+
+from selavpr import HubError, IndexFileError, SelaVPR, editing, published
+from selavpr.building import build
+from selavpr.index import PlaceIndex
+from selavpr.indexfiles import CODES, manifest_text, read_manifest
+from selavpr.indexfiles import MANIFEST as MANIFEST_FILE
+from selavpr.recognizer import Recognizer
+from selavpr.sources import SourcePhoto
+
+REPO = "org/town"
+
+# huggingface_hub's own way of uploading, with httpx2 that would like it another way.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(
+    running: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[HubServer]:
+    running.reset()
+    point_at(running.url, tmp_path / "home" / "hub", monkeypatch)
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr(huggingface_hub.hf_api, "is_xet_available", lambda: False, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield running
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def city(built: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Published by hand; its arrays are large enough to be fetched in parts."""
+    server.repos[f"datasets/{REPO}"] = Repo(dict(content(built)))
+    monkeypatch.setattr(published, "WHOLE", 600)
+    monkeypatch.setattr(published, "BLOCK", 512)  # one photo's codes: 16 tokens of 32 bytes
+    return built
+
+
+def asked_for(server: HubServer) -> set[str]:
+    """Files of which content was sent."""
+    repo = server.repos[f"datasets/{REPO}"]
+    return {name for name in repo.files if server.gets(name)}
+
+
+# Push
+
+
+def test_pushed_and_opened(built: Path, server: HubServer) -> None:
+    address = published.push(built, REPO)
+    repo = server.repos[f"datasets/{REPO}"]
+    assert address == f"{server.url}/datasets/{REPO}/commit/{repo.commit}"
+    assert {**content(built), **repo.files} == repo.files
+    assert repo.files.keys() - content(built).keys() == {"README.md", "map.png"}
+    # The manifest comes last: whoever finds it finds everything.
+    commits = [i for i, r in enumerate(server.requests) if r.path.endswith("/commit/main")]
+    assert len(commits) == 2
+    opened = published.open_index(REPO)
+    assert len(opened) == COUNT and opened.photo(4).size == PlaceIndex.open(built).photo(4).size
+    assert not any(path.name.startswith(".push") for path in built.parent.iterdir())
+
+
+def test_the_card_says_what_it_is(built: Path, server: HubServer, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built, tmp_path / "town"))
+    manifest = dataclasses.replace(
+        read_manifest(folder), license="ODbL", attribution='Anna | "B"', title="Größe: 1"
+    )
+    (folder / MANIFEST_FILE).write_text(manifest_text(manifest.sealed()), encoding="utf-8")
+    published.push(folder, REPO)
+    files = server.repos[f"datasets/{REPO}"].files
+    text = files["README.md"].decode()
+    _, front, body = text.split("---\n", 2)
+    assert 'pretty_name: "Größe: 1"' in front and 'license: "odbl"' in front
+    assert "- n<1K" in front
+    for words in ("# Größe: 1", "| photos | 12 |", 'Anna \\| "B"', "`tiny`", "48.00000, 11.00000",
+                  f"--index {REPO}\n"):  # fmt: skip
+        assert words in body, words
+    picture = Image.open(io.BytesIO(files["map.png"]))
+    assert picture.size == (720, 720) and len(picture.getcolors(1 << 16) or []) > 2
+
+
+def test_another_licence_and_one_photo(
+    photos: list[SourcePhoto], network: SelaVPR, server: HubServer, tmp_path: Path
+) -> None:
+    manifest = dataclasses.replace(MANIFEST, license="Ask me")
+    build(tmp_path / "one", photos[:1], network, manifest)
+    published.push(tmp_path / "one", REPO)
+    text = server.repos[f"datasets/{REPO}"].files["README.md"].decode()
+    assert 'license: "other"\nlicense_name: "Ask me"\n' in text
+
+
+def test_pushed_again_without_what_is_gone(built: Path, server: HubServer, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built, tmp_path / "town"))
+    published.push(folder, REPO)
+    first = server.repos[f"datasets/{REPO}"].commit
+    editing.remove(folder, ids=["p3"])
+    published.push(folder, REPO)
+    files = server.repos[f"datasets/{REPO}"].files
+    assert "images/3.jpg" not in files and "images/4.jpg" in files
+    assert len(published.open_index(REPO)) == COUNT - 1
+    assert server.repos[f"datasets/{REPO}"].commit != first
+
+
+def test_what_is_not_pushed(
+    built: Path, server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(built, tmp_path / "town"))
+    (folder / "images" / "3.jpg").write_bytes(b"x")
+    with pytest.raises(IndexFileError, match=r"is not published: images/3\.jpg"):
+        published.push(folder, REPO)
+    with pytest.raises(IndexFileError, match="no index"):
+        published.push(tmp_path, REPO)
+    with pytest.raises(HubError, match="not a Hub repository name"):
+        published.push(built, "town")
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(HubError, match="needs a token"):
+        published.push(built, REPO)
+    assert not server.repos
+
+
+# Open
+
+
+def test_only_what_a_query_needs_is_fetched(
+    city: Path, server: HubServer, photos: list[SourcePhoto], network: SelaVPR
+) -> None:
+    index = published.open_index(REPO)
+    whole = {"manifest.json", "places.csv", "rows.npy", "global.faiss", "codec.safetensors",
+             "grids.npy", "scales.npy"}  # fmt: skip
+    assert asked_for(server) == whole | {CODES}
+    server.requests.clear()
+    local = PlaceIndex.open(city)
+    assert torch.equal(index.tokens(5), local.tokens(5))
+    # 512 bytes of codes behind a header of 128: in two blocks.
+    ranges = [r.range for r in server.requests if r.range and r.path.startswith("/storage")]
+    assert sorted(ranges) == ["bytes=2560-3071", "bytes=3072-3583"]
+    assert asked_for(server) == {CODES}
+    index.photo(5)
+    assert asked_for(server) == {CODES, "images/5.jpg"}
+    expected = Recognizer(network, local).recognize(photos[2].path, top_k=4)
+    found = Recognizer(network, index).recognize(photos[2].path, top_k=4)
+    assert found.candidates == expected.candidates
+    assert not any(name.startswith("images/") for name in asked_for(server) - {"images/5.jpg"})
+    assert index.basemap() == local.basemap()
+
+
+def test_what_was_fetched_needs_no_network(
+    city: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = published.open_index(REPO)
+    tokens, size = first.tokens(3), first.photo(3).size
+    server.status = 503
+    server.requests.clear()
+    again = published.open_index(REPO)
+    assert torch.equal(again.tokens(3), tokens) and again.photo(3).size == size
+    assert server.requests == []
+    with pytest.raises(HubError, match="answered 503"):
+        again.tokens(9)
+    with pytest.raises(HubError, match="answered 503"):
+        again.photo(9)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+        again.tokens(9)
+    server.status = None
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert again.tokens(9).shape == tokens.shape
+
+
+def test_a_commit_is_pinned(
+    city: Path, server: HubServer, photos: list[SourcePhoto], network: SelaVPR, tmp_path: Path
+) -> None:
+    repo = server.repos[f"datasets/{REPO}"]
+    commit = repo.commit
+    index = published.open_index(REPO)
+    build(tmp_path / "new", photos[:5], network, MANIFEST)
+    repo.files = dict(content(tmp_path / "new"))
+    server.requests.clear()
+    assert len(published.open_index(f"{REPO}@{commit}")) == COUNT
+    assert len(published.open_index(REPO)) == COUNT  # what is here is used
+    assert server.requests == []
+    assert len(published.open_index(REPO, refresh=True)) == 5
+    assert len(published.open_index(f"{REPO}@{repo.commit}")) == 5
+    with pytest.raises(HubError, match="no revision"):
+        index.photo(1)  # the server has forgotten that commit; the Hub would not
+    with pytest.raises(HubError, match="no revision 'v2'"):
+        published.open_index(f"{REPO}@v2")
+
+
+def test_folders_come_first(built: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch,
+                            tmp_path: Path) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(built, tmp_path / "org" / "town")
+    for name in ("org/town", Path("org/town"), built):
+        assert len(published.open_index(name)) == COUNT
+    assert server.requests == []
+    with pytest.raises(HubError, match="There is no index folder org/other here either"):
+        published.open_index("org/other")
+    for name in ("nowhere", tmp_path / "nowhere", "a/b/c"):
+        with pytest.raises(IndexFileError, match="no index"):
+            published.open_index(name)
+
+
+# What can go wrong
+
+
+def test_a_server_without_ranges(city: Path, server: HubServer) -> None:
+    server.ignore_range = True
+    with pytest.raises(HubError, match="in parts is not offered"):
+        published.open_index(REPO)
+
+
+def test_an_array_of_another_size(city: Path, server: HubServer) -> None:
+    server.repos[f"datasets/{REPO}"].files[CODES] += b"x"
+    with pytest.raises(IndexFileError, match=r"codes\.npy of org/town has .* as its manifest says"):
+        published.open_index(REPO)
+
+
+@pytest.mark.parametrize("name", ["places.csv", "global.faiss"])
+def test_a_file_that_is_not_the_manifests(city: Path, server: HubServer, name: str) -> None:
+    files = server.repos[f"datasets/{REPO}"].files
+    files[name] = files[name][:-1] + b"x"
+    with pytest.raises(IndexFileError, match=f"{name} of org/town is not the one"):
+        published.open_index(REPO)
+
+
+def test_a_missing_part(city: Path, server: HubServer) -> None:
+    del server.repos[f"datasets/{REPO}"].files["grids.npy"]
+    with pytest.raises(HubError, match=r"no file grids\.npy"):
+        published.open_index(REPO)
+
+
+def test_a_cut_off_block_is_fetched_again(city: Path, server: HubServer) -> None:
+    index = published.open_index(REPO)
+    server.cut_after = [100]
+    try:
+        first = index.tokens(1)
+    except HubError:
+        first = index.tokens(1)
+    assert torch.equal(first, PlaceIndex.open(city).tokens(1))
+
+
+def test_marks_that_are_damaged(city: Path, server: HubServer) -> None:
+    index = published.open_index(REPO)
+    index.tokens(2)
+    (index.folder / f".{CODES}.have").write_bytes(b"\1")
+    with pytest.raises(IndexFileError, match="open the index again"):
+        published.open_index(REPO)
+    assert torch.equal(published.open_index(REPO).tokens(2), PlaceIndex.open(city).tokens(2))
+
+
+def test_names_that_lead_outside(
+    server: HubServer, photos: list[SourcePhoto], network: SelaVPR, tmp_path: Path
+) -> None:
+    build(tmp_path / "i", photos[:2], network, MANIFEST)
+    files = content(tmp_path / "i")
+    fields = json.loads(files[MANIFEST_FILE])
+    fields["files"]["../x"] = fields["files"]["places.csv"]
+    files[MANIFEST_FILE] = json.dumps(fields).encode()
+    server.repos[f"datasets/{REPO}"] = Repo(files)
+    with pytest.raises(IndexFileError, match="outside the index"):
+        published.open_index(REPO)
