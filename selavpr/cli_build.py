@@ -15,7 +15,9 @@ from selavpr.collecting import ATTRIBUTION
 from selavpr.download import Fetcher
 from selavpr.errors import OptionError
 from selavpr.index import Manifest, work_folder
+from selavpr.localcodecs import CODECS
 from selavpr.model import SelaVPR
+from selavpr.searchers import SEARCHES
 from selavpr.terminal import INTERRUPTED, Parsers, add_model, plain
 
 SHOWN_PROBLEMS = 20
@@ -72,7 +74,9 @@ def _build(
             found.photos,
             model,
             manifest,
+            local=args.local,
             rank=args.rank,
+            search=args.search,
             basemap=args.basemap,
             batch_size=batch_size,
             progress=lambda done, total: bar.update(done - bar.n),
@@ -93,7 +97,6 @@ def _dry_run(
     model: SelaVPR,
     batch_size: int,
 ) -> int:
-    rank = args.rank or building.DEFAULT_RANK
     home = panoramax.address(args.server)
     fetcher = Fetcher(home, rate=args.rate) if found.offers else None
     try:
@@ -105,7 +108,8 @@ def _dry_run(
             workers=args.workers,
             rate=args.rate,
             views=max(len(options.headings), 1),
-            rank=rank,
+            local=args.local,
+            rank=args.rank,
             batch_size=batch_size,
         )
     finally:
@@ -275,8 +279,12 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     add("--license", default="", help="of the photos (default: what the source says)")
     add("--attribution", default="", help="whom to name for them (default: what the source says)")
     add("--basemap", type=Path, metavar="FILE", help="GeoJSON of streets, water and buildings")
-    add("--rank", type=int, default=building.DEFAULT_RANK, metavar="N",
-        help="bytes per token of local features (default %(default)s)")  # fmt: skip
+    add("--local", choices=tuple(CODECS), default="tokens",
+        help="how local features are kept (default %(default)s)")  # fmt: skip
+    add("--rank", type=int, metavar="N", help="how much of them: bytes per token (tokens, default "
+        f"{building.DEFAULT_RANK}) or descriptor (product), descriptors (keypoint)")  # fmt: skip
+    add("--search", choices=SEARCHES, default="auto", help="global search: flat is exact, ivf is "
+        "for many photos (default auto: by their number)")  # fmt: skip
     add("--batch-size", type=_batch_size, default=0, metavar="N",
         help="photos per pass (default auto: what fits)")  # fmt: skip
     add("--resume", action=argparse.BooleanOptionalAction, default=True,

@@ -14,6 +14,7 @@ from PIL import Image
 from selavpr import tables
 from selavpr.errors import OptionError
 from selavpr.exif import read_capture
+from selavpr.indexfiles import holds_index
 from selavpr.layouts import BenchmarkPhoto, photo_files
 from selavpr.sources import SourcePhoto, from_rows, stem, unique
 from selavpr.structs import Place
@@ -73,13 +74,23 @@ def read_exif(
     workers: int,
     result: Found,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    work: Path | None = None,
 ) -> None:
     """Add the photos below a folder that say themselves where they were taken.
+
+    Args:
+        path: the folder. Indexes below it are none of its photos, since people build them there.
+        workers: photos looked into at a time.
+        result: is added to.
+        progress: called with photos done and their number.
+        work: a folder of ours, which may be below it as well.
 
     Raises:
         OptionError: none of them does.
     """
-    files = list(photo_files(path))
+    ours = work.resolve() if work else None
+    files = list(photo_files(path, lambda at: holds_index(at) or at.resolve() == ours))
     found = []
     with ThreadPoolExecutor(workers) as pool:
         for i, (file, about) in enumerate(zip(files, pool.map(_look, files), strict=True), 1):

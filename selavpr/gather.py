@@ -165,7 +165,7 @@ def gather(
             progress=lambda done, total: progress("frames", done, total),
         )  # fmt: skip
         source, kind = str(work), "table"
-    _read(Path(source), kind, options, result, progress)
+    _read(Path(source), kind, options, result, progress, work)
     _choose(result, options)
     if result.panoramas and options.headings and not dry:
         result.photos = unique(
@@ -182,14 +182,17 @@ def gather(
     return result
 
 
-def _read(path: Path, kind: Kind, options: Options, result: Gathered, progress: Progress) -> None:
+def _read(
+    path: Path, kind: Kind, options: Options, result: Gathered, progress: Progress, work: Path
+) -> None:
     """Photos that lie on disk."""
     if kind == "table":
         folders.read_table(path, options.where, result)
     elif kind == "exif":
         folders.read_exif(
-            path, options.workers, result, lambda done, total: progress("photos", done, total)
-        )
+            path, options.workers, result, lambda done, total: progress("photos", done, total),
+            work=work,
+        )  # fmt: skip
     elif kind == "utm":
         photos = layouts.read_utm(path, split=options.split, utm_zone=options.utm_zone)
         folders.read_benchmark(photos, path, result)

@@ -17,7 +17,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -223,10 +223,19 @@ def read_gsv_cities(folder: Path, cities: Sequence[str] = ()) -> list[BenchmarkP
     return found
 
 
-def photo_files(folder: Path) -> Iterator[Path]:
-    """Every photo below a folder by its ending, without hidden ones, in the same order anywhere."""
+def photo_files(
+    folder: Path, is_other: Callable[[Path], bool] = lambda path: False
+) -> Iterator[Path]:
+    """Every photo below a folder by its ending, without hidden ones, in the same order anywhere.
+
+    Args:
+        folder: where to look.
+        is_other: says of a folder below it that its photos do not count.
+    """
     for here, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not is_other(Path(here, name))
+        )
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_ENDINGS:
                 yield Path(here, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import time
@@ -13,12 +14,15 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
-from selavpr import collecting
-from selavpr.building import PART, stored_photo
+from selavpr import building, collecting
 from selavpr.download import DownloadError, Fetcher
 from selavpr.errors import PhotoError
 from selavpr.gather import Gathered
+from selavpr.geo import Location
+from selavpr.indexfiles import CODEC, MANIFEST, Manifest
 from selavpr.model import SelaVPR
+from selavpr.sources import SourcePhoto, unique
+from selavpr.structs import Place
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +31,6 @@ T = TypeVar("T")
 SAMPLES = 4
 CPU_BATCH = 8
 """Photos per pass without a GPU, where larger batches gain nothing and take memory."""
-
-_ROW_BYTES = 150  # of a place's row in the table, about
-_CODE_BYTES = 2  # scale of a token
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def plan(
     workers: int,
     rate: float,
     views: int,
-    rank: int,
+    local: str,
+    rank: int | None,
     batch_size: int,
 ) -> Plan:
     """Measure a few photos and reckon from them.
@@ -89,7 +91,8 @@ def plan(
         workers: downloads at a time.
         rate: requests a second.
         views: photos that are cut from a panorama.
-        rank: bytes kept of a token.
+        local: how local features are kept, as in ``building.build``.
+        rank: of what is kept, as there.
         batch_size: photos per pass.
     """
     missing = collecting.missing(found.offers, work)
@@ -110,7 +113,10 @@ def plan(
                     continue
                 seconds.append(time.perf_counter() - begin)
                 paths.append(path)
-        each_bytes, each_s, samples = _measure(paths, model, rank, batch_size)
+        each_s = _seconds(paths, model, batch_size)
+        fixed, each, samples = 0, 0, 0
+        if each_s is not None:
+            fixed, each, samples = _bytes(paths, model, local, rank, Path(folder))
     downloads = len(missing)
     mean_s = sum(seconds) / len(seconds) if seconds else None
     return Plan(
@@ -118,7 +124,7 @@ def plan(
         downloads,
         downloads * sum(sizes) // len(sizes) if sizes else None,
         None if mean_s is None else downloads * max(mean_s / workers, 1 / rate),
-        None if each_bytes is None else photos * each_bytes,
+        fixed + photos * each if samples else None,
         None if each_s is None else photos * each_s,
         samples,
     )
@@ -133,7 +139,7 @@ def find_batch_size(model: SelaVPR) -> int:
     if model.device.type != "cuda":
         return CPU_BATCH
     blank = Image.new("RGB", (model.config.input_size, model.config.input_size))
-    size = PART
+    size = building.PART
     while size > 1:
         try:
             model.extract_each([blank] * size, batch_size=size)
@@ -163,30 +169,38 @@ def time_text(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
-def _measure(
-    paths: Sequence[Path], model: SelaVPR, rank: int, batch_size: int
-) -> tuple[int | None, float | None, int]:
-    """Bytes of the index and seconds for a photo, and how many could be measured."""
-    images, stored = [], 0
-    begin = time.perf_counter()
+def _seconds(paths: Sequence[Path], model: SelaVPR, batch_size: int) -> float | None:
+    """Seconds to open a photo and extract its features; None where none can be opened."""
+    begin, images = time.perf_counter(), []
     for path in paths:
-        try:
-            image, jpeg = stored_photo(path)
-        except PhotoError:
-            continue
-        images.append(image)
-        stored += len(jpeg)
+        with contextlib.suppress(PhotoError):
+            images.append(building.stored_photo(path)[0])
     if not images:
-        return None, None, 0
+        return None
     opening = time.perf_counter() - begin
     model.extract_each(images[:1])  # the first pass of a network is slower than any other
     begin = time.perf_counter()
-    features = model.extract_each(images, batch_size=batch_size)
-    seconds = opening + time.perf_counter() - begin
-    tokens = sum(f.tokens.shape[1] * f.tokens.shape[2] for f in features)
-    kept = min(rank, features[0].tokens.shape[3]) + _CODE_BYTES
-    size = stored + tokens * kept + len(images) * (features[0].descriptor.shape[1] * 4 + _ROW_BYTES)
-    return size // len(images), seconds / len(images), len(images)
+    model.extract_each(images, batch_size=batch_size)
+    return (opening + time.perf_counter() - begin) / len(images)
+
+
+def _bytes(
+    paths: Sequence[Path], model: SelaVPR, local: str, rank: int | None, folder: Path
+) -> tuple[int, int, int]:
+    """Bytes of an index that do not grow with it, those of a photo, and photos measured.
+
+    An index of the samples is made in a folder that is thrown away.
+    """
+    photos = unique(
+        SourcePhoto(path, Place(str(i), str(i), Location(0, 0))) for i, path in enumerate(paths)
+    )
+    about = Manifest("plan", "", "", "", 0, (0, 0, 0, 0))
+    made, _ = building.build(
+        folder / "index", photos, model, about, local=local, rank=rank, search="flat"
+    )
+    sizes = {path.name: path.stat().st_size for path in made.folder.rglob("*") if path.is_file()}
+    fixed = sizes.get(CODEC, 0) + sizes.get(MANIFEST, 0)
+    return fixed, (sum(sizes.values()) - fixed) // len(made), len(made)
 
 
 def _some(items: Sequence[T]) -> list[T]:
