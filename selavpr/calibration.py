@@ -20,13 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selavpr import metrics
-from selavpr.confidence import (
-    RIGHT_M,
-    Calibration,
-    Evidence,
-    Verdict,
-    logistic,
-)
+from selavpr.confidence import RIGHT_M, VERDICTS, Calibration, Evidence, Verdict, logistic
 from selavpr.errors import IndexFileError, OptionError
 from selavpr.indexfiles import MANIFEST, manifest_text, read_manifest
 
@@ -173,7 +167,7 @@ def quality(
                 "right": share(correct[words == word]),
                 "from_elsewhere": int(((words == word) & ~inside).sum()),
             }
-            for word in ("sure", "probably", "unsure", "not here")
+            for word in VERDICTS
         },
         "inside_radius50": share(errors_m[inside] <= near[inside]),
         "inside_radius90": share(errors_m[inside] <= far[inside]),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from selavpr.calibration import Sample, quality
-from selavpr.confidence import Calibration, Evidence, Verdict, verdict
+from selavpr.confidence import VERDICTS, Calibration, Evidence, Verdict, verdict
 from selavpr.errors import LocationError, OptionError, SelaVPRError
 from selavpr.evaluation import FUSED, GLOBAL, NS, RERANKED, Evaluation, summarise
 from selavpr.geo import Location
@@ -220,22 +220,31 @@ def evaluate(
 
 def _verdicts(answers: Sequence[Answer], calibration: Calibration | None) -> dict[str, Any]:
     errors = np.array([np.inf if a.error_m is None else a.error_m for a in answers])
+    words: list[Verdict]
     if calibration is None:
-        words: list[Verdict] = [verdict(a.evidence) for a in answers]
+        words = [verdict(a.evidence) for a in answers]
         unknown = np.full(len(answers), 0.5)
         said = quality(unknown, unknown, errors, words, [(0.0, 0.0)] * len(answers))
-        return {"calibrated": False, "verdicts": said["verdicts"]}
-    judged = [calibration.judge(a.evidence) for a in answers]
-    return {
-        "calibrated": True,
-        **quality(
+        said = {"verdicts": said["verdicts"]}
+    else:
+        judged = [calibration.judge(a.evidence) for a in answers]
+        words = [j.verdict for j in judged]
+        said = quality(
             np.array([j.confidence for j in judged]),
             np.array([j.right for j in judged]),
             errors,
-            [j.verdict for j in judged],
+            words,
             [(j.radius50_m, j.radius90_m) for j in judged],
-        ),
+        )
+    names = [a.query.condition if a.query.location else "elsewhere" for a in answers]
+    counts = {
+        name or "unknown": {
+            word: sum(w == word for n, w in zip(names, words, strict=True) if n == name)
+            for word in VERDICTS
+        }
+        for name in dict.fromkeys(names)
     }
+    return {"calibrated": calibration is not None, **said, "verdicts by condition": counts}
 
 
 def _reranked(answer: Answer) -> list[int]:

@@ -84,6 +84,7 @@ def _on_benchmark(args: argparse.Namespace) -> Evaluation | None:
                 [p.path for p in task.database],
                 args.work,
                 top_k=None if args.exhaustive else args.top_k,
+                excluded=task.excluded,
                 rerank=args.rerank,
                 mode=args.matching,
                 batch_size=args.batch_size,
@@ -110,10 +111,9 @@ def _summary(
         errors[stage] = [
             float(metres[i, rows[0]]) if rows else math.nan for i, rows in enumerate(ranked)
         ]
-    rows = summarise(
-        [q.condition for q in task.queries], task.truths, len(task.database), lists, errors
-    )
-    depth = len(task.database) if args.exhaustive else args.top_k
+    offered = len(task.database) - max(map(len, task.excluded))
+    rows = summarise([q.condition for q in task.queries], task.truths, offered, lists, errors)
+    depth = offered if args.exhaustive else args.top_k
     facts = {
         "model": args.model,
         "candidates re-ranked": depth if args.rerank else 0,

@@ -17,7 +17,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from selavpr.geo import Location
 from selavpr.structs import Candidate
 
 Verdict = Literal["sure", "probably", "unsure", "not here"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 VERSION = 1
 """Of the calibration's form; another one is passed over, which leaves the index uncalibrated."""

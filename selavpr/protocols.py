@@ -8,7 +8,6 @@ measured all the same, and the report says that it is not the whole benchmark.
 from __future__ import annotations
 
 import csv
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +86,8 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol("utm", "utm", 25.0, (_UTM, _25)),
         Protocol("msls", "msls", 25.0, ("Folders of MSLS, all cities there are.", _25)),
+        Protocol("gsv-cities", "gsv-cities", 25.0,
+                 ("GSV-Cities: every photo is query and reference; it has no official test.", _25)),
         Protocol("table", "table", 25.0,
                  ("A table with a column role: query, database, or any for both.", _25)),
     )
@@ -102,6 +103,7 @@ class Task:
         queries: photos to locate.
         database: photos to find.
         truths: for each query the numbers of the references that are right.
+        excluded: for each query the reference that is the same photo, if there is one.
         distances_m: ``[Q, N]`` metres from each query to each reference, in float32; None where
             places are told apart by name only.
         notes: sentences for the report.
@@ -110,6 +112,7 @@ class Task:
     queries: tuple[BenchmarkPhoto, ...]
     database: tuple[BenchmarkPhoto, ...]
     truths: tuple[frozenset[int], ...]
+    excluded: tuple[frozenset[int], ...]
     distances_m: NDArray[np.float32] | None
     notes: tuple[str, ...]
 
@@ -167,11 +170,15 @@ def prepare(
             f"{found.layout}); both are needed."
         )
     distances = _distances(queries, database)
-    truths = _truths(queries, database, distances, metres)
+    rows = {photo.path: row for row, photo in enumerate(database)}
+    itself = [frozenset([rows[q.path]] if q.path in rows else []) for q in queries]
+    close = _close(queries, database, distances, metres)
+    truths = [right - same for right, same in zip(close, itself, strict=True)]
     if protocol.subtask:
         # MSLS leaves out queries that nothing could answer.
         kept = [i for i, truth in enumerate(truths) if truth]
         queries, truths = [queries[i] for i in kept], [truths[i] for i in kept]
+        itself = [itself[i] for i in kept]
         distances = None if distances is None else distances[kept]
     if distances is None:
         notes.append("A reference of the same place is right; positions are not known.")
@@ -187,17 +194,8 @@ def prepare(
     unanswerable = sum(not truth for truth in truths)
     if unanswerable:
         notes.append(f"{unanswerable:,} queries have no right reference and count as failures.")
-    return Task(tuple(queries), tuple(database), tuple(truths), distances, tuple(notes))
-
-
-def answerable(task: Task) -> Task:
-    """Without the queries that nothing could answer."""
-    kept = [i for i, truth in enumerate(task.truths) if truth]
-    return dataclasses.replace(
-        task,
-        queries=tuple(task.queries[i] for i in kept),
-        truths=tuple(task.truths[i] for i in kept),
-        distances_m=None if task.distances_m is None else task.distances_m[kept],
+    return Task(
+        tuple(queries), tuple(database), tuple(truths), tuple(itself), distances, tuple(notes)
     )
 
 
@@ -238,23 +236,19 @@ def _degrees(photo: BenchmarkPhoto) -> tuple[float, float] | None:
     return None if place is None else (place.latitude, place.longitude)
 
 
-def _truths(
+def _close(
     queries: Sequence[BenchmarkPhoto],
     database: Sequence[BenchmarkPhoto],
     distances: NDArray[np.float32] | None,
     metres: float,
 ) -> list[frozenset[int]]:
+    """For each query the references within the distance, or else of the same place."""
     if distances is not None:
-        close = [np.flatnonzero(row <= metres) for row in distances]
-    else:
-        names = np.array([p.place_id for p in database])
-        if not all(names) or not all(q.place_id for q in queries):
-            raise LocationError("Some photos have neither a position nor a place to be told by.")
-        close = [np.flatnonzero(names == q.place_id) for q in queries]
-    return [
-        frozenset(i for i in rows.tolist() if database[i].path != query.path)
-        for query, rows in zip(queries, close, strict=True)
-    ]
+        return [frozenset(np.flatnonzero(row <= metres).tolist()) for row in distances]
+    names = np.array([p.place_id for p in database])
+    if not all(names) or not all(q.place_id for q in queries):
+        raise LocationError("Some photos have neither a position nor a place to be told by.")
+    return [frozenset(np.flatnonzero(names == q.place_id).tolist()) for q in queries]
 
 
 def _listed(photos: Sequence[BenchmarkPhoto]) -> list[BenchmarkPhoto]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,7 @@ def retrieve(
     folder: Path,
     *,
     top_k: int | None = 100,
+    excluded: Sequence[Collection[int]] | None = None,
     rerank: bool = True,
     mode: Mode = "exact",
     batch_size: int = 8,
@@ -73,6 +74,7 @@ def retrieve(
         database: photos to find.
         folder: for features and ranked lists.
         top_k: candidates to re-rank; None for the whole database.
+        excluded: for each query rows of the database that it is never offered, such as itself.
         rerank: run the second stage.
         mode: how to count matches, see ``matching.count_mutual``.
         batch_size: photos per pass.
@@ -98,7 +100,7 @@ def retrieve(
 
     asked, known = extracted("queries", queries), extracted("database", database)
     start = time.perf_counter()
-    first = _search(asked, known, top_k or len(database))
+    first = _search(asked, known, top_k or len(database), excluded or [()] * len(queries))
     search_ms = 1000 * (time.perf_counter() - start) / len(queries)
     matches, rerank_ms = None, None
     if rerank:
@@ -119,15 +121,20 @@ def retrieve(
     )
 
 
-def _search(asked: FeatureCache, known: FeatureCache, top_k: int) -> list[list[int]]:
+def _search(
+    asked: FeatureCache, known: FeatureCache, top_k: int, excluded: Sequence[Collection[int]]
+) -> list[list[int]]:
     """The most similar rows of each query, ties by row; unreadable photos are in no list."""
     usable = torch.tensor([i for i in range(len(known)) if known.usable(i)])
     references = known.descriptors[usable]
+    most = top_k + max(map(len, excluded))
     found: list[list[int]] = []
     for start in range(0, len(asked), 256):
         similarity = asked.descriptors[start : start + 256] @ references.T
-        order = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, :top_k]
-        found += usable[order].tolist()
+        order = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, :most]
+        for i, rows in enumerate(usable[order].tolist(), start):
+            never = set(excluded[i])
+            found.append([row for row in rows if row not in never][:top_k])
     return [rows if asked.usable(i) else [] for i, rows in enumerate(found)]
 
 

@@ -63,6 +63,10 @@ def test_eval_on_an_index(
     assert both["chance"]["1"] == pytest.approx(1 / 12)
     assert both["errors_m"]["re-ranked"][0] == pytest.approx(3, abs=0.01)
     assert sum(v["photos"] for v in data["facts"]["verdicts"].values()) == 18
+    by_condition = data["facts"]["verdicts by condition"]
+    assert {c: sum(v.values()) for c, v in by_condition.items()} == {
+        "day": 6, "night": 6, "elsewhere": 6
+    }  # fmt: skip
     # Again, with everything in the journal.
     monkeypatch.setattr(Recognizer, "_answer", None)
     assert run(*command) == 0

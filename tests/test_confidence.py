@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selavpr.confidence import Evidence, margin, verdict
+from selavpr.confidence import FEATURES, Evidence, gather, margin, verdict
+from selavpr.geo import Location
+from selavpr.structs import Candidate, Place
 
 
 def test_margin_by_hand() -> None:
@@ -45,3 +47,41 @@ def test_probably_needs_both_signs_and_more_is_never_claimed() -> None:
         expected = "probably" if agreeing >= 0.35 and stands_out >= 10 else "unsure"
         for together in (0.0, 1.0):
             assert verdict(Evidence(agreeing, stands_out, together)) == expected
+
+
+HOME = Location(60.0, 25.0)
+
+
+def ranked(*rows: tuple[float, int | None, float]) -> list[Candidate]:
+    """Candidates so many metres north of home, in order of rank and of global rank."""
+    return [
+        Candidate(Place(str(i), "", HOME.moved(0, north)), i, i, i, similarity, matches)
+        for i, (north, matches, similarity) in enumerate(rows, 1)
+    ]
+
+
+def test_evidence_by_hand() -> None:
+    candidates = ranked((0, 400, 0.9), (30, 350, 0.8), (900, 100, 0.7), (2000, 120, 0.6))
+    evidence = gather(candidates, HOME, 0.25, 1000)
+    assert (evidence.share, evidence.agreeing, evidence.together) == (0.4, 0.25, 0.5)
+    # The second lies 30 m off: of the same place, so no rival. Those elsewhere have 120 and 0.7.
+    assert evidence.lead == pytest.approx((400 - 120) / 400)
+    assert (evidence.similarity, evidence.similarity_lead) == (0.9, pytest.approx(0.2))
+    assert evidence.margin == margin([400, 350, 100, 120])
+
+
+def test_evidence_from_the_first_twenty_and_the_best() -> None:
+    """However many were re-ranked, the noise is measured on the same candidates."""
+    many = ranked(*((900.0 * i, 100, 0.9 - i / 100) for i in range(60)))
+    best = Candidate(many[50].place, 50, 51, 1, many[50].similarity, 300)
+    evidence = gather([best, *many[:50]], best.place.location, 0.5, 1000)
+    assert evidence.lead == pytest.approx(200 / 300) and evidence.similarity == 0.9
+    assert evidence.margin == margin([100] * 20 + [300])
+
+
+@pytest.mark.parametrize("matches", [None, 0])
+def test_evidence_of_nothing(matches: int | None) -> None:
+    for rows in ([(0.0, matches, 0.5)], [(0.0, matches, 0.0)] * 3):
+        evidence = gather(ranked(*rows), HOME, 0.0, 0)
+        assert evidence.share == evidence.lead == evidence.margin == evidence.similarity_lead == 0
+        assert np.isfinite(evidence.vector()).all() and len(evidence.vector()) == len(FEATURES)

@@ -56,6 +56,15 @@ def test_counts_and_order_are_those_of_the_parts(
         assert sorted_counts == sorted(sorted_counts, reverse=True)
 
 
+def test_a_photo_is_never_its_own_answer(
+    network: SelaVPR, photos: list[Path], tmp_path: Path
+) -> None:
+    found = retrieve(network, photos, photos, tmp_path / "work", top_k=3,
+                     excluded=[{i} for i in range(10)], rerank=False)  # fmt: skip
+    assert all(len(rows) == 3 and i not in rows for i, rows in enumerate(found.first))
+    assert [found.first[i][0] for i in (0, 1, 2, 7, 8, 9)] == [7, 8, 9, 0, 1, 2]
+
+
 def test_without_re_ranking(network: SelaVPR, photos: list[Path], tmp_path: Path) -> None:
     found = retrieve(network, photos[:1], photos[1:], tmp_path / "work", rerank=False)
     assert found.matches is found.reranked is found.rerank_ms is None
