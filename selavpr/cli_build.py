@@ -37,7 +37,7 @@ def index_build(args: argparse.Namespace) -> int:
         with bars:
             found = gather.gather(args.source, kind, options, work, bars.show, dry=args.dry_run)
         _say_notes(found)
-        if not found.photos and not found.offers:
+        if not (found.photos or found.offers or found.expected):
             _say_problems(found.problems, args.verbose)
             raise OptionError(_nothing(args, kind))
         model = SelaVPR.from_pretrained(args.model, device=args.device, precision=args.precision)

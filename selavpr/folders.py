@@ -90,7 +90,7 @@ def read_exif(
         OptionError: none of them does.
     """
     ours = work.resolve() if work else None
-    files = list(photo_files(path, lambda at: holds_index(at) or at.resolve() == ours))
+    files = list(photo_files(path, lambda at: _is_index(at) or at.resolve() == ours))
     found = []
     with ThreadPoolExecutor(workers) as pool:
         for i, (file, about) in enumerate(zip(files, pool.map(_look, files), strict=True), 1):
@@ -146,6 +146,11 @@ def tables_in(folder: Path) -> Iterator[Path]:
         if path.suffix.lower() in tables.ENDINGS and path.is_file() and path.name != tables.TABLE:
             if tables.fits(path):
                 yield path
+
+
+def _is_index(folder: Path) -> bool:
+    # Other programs write a manifest.json, too.
+    return holds_index(folder) and (folder / tables.TABLE).is_file()
 
 
 def _look(path: Path) -> tuple[Place | None, bool]:

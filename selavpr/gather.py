@@ -41,6 +41,8 @@ from selavpr.sources import unique
 Kind = Literal["table", "exif", "utm", "msls", "gsv-cities", "video", "panoramax", "mapillary"]
 SERVICES = ("panoramax", "mapillary")
 VIEWS = "views"
+SAMPLES = 4
+"""Photos a dry run looks at."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much it is (0: not known)."""
@@ -78,10 +80,14 @@ class Gathered(Found):
     Attributes:
         kind: how the source was read.
         offers: photos that are not downloaded; in a dry run only.
+        expected: photos a video will give; in a dry run only.
+        sample: makes some of these in a folder.
     """
 
     kind: Kind = "table"
     offers: list[Offer] = field(default_factory=list)
+    expected: int = 0
+    sample: Callable[[Path], Sequence[Path]] = lambda folder: ()
 
 
 def kind_of(source: str, layout: str = "") -> Kind:
@@ -135,8 +141,7 @@ def gather(
         options: how to read it.
         work: folder for downloads, frames and views; made if need be, and kept.
         progress: called now and then.
-        dry: download and make nothing: ``offers`` says what would be downloaded, and panoramas
-            count as one photo per heading.
+        dry: download and make nothing; ``offers`` and ``expected`` say what would be.
 
     Raises:
         OptionError: the source is not what it is said to be, or an option is out of range.
@@ -157,13 +162,18 @@ def gather(
         _download(offers, options, work, result, progress)
         source, kind = str(work), "table"
     elif kind == "video":
-        if dry:
-            raise OptionError("A dry run needs photos; run it on the folder a first build leaves.")
-        video.extract(
-            Path(source), work, gpx=options.gpx, every_m=options.every_m,
-            start=options.video_start, offset_s=options.time_offset_s,
-            progress=lambda done, total: progress("frames", done, total),
+        track, shots = video.shots_of(
+            Path(source), options.gpx, every_m=options.every_m, start=options.video_start,
+            offset_s=options.time_offset_s,
         )  # fmt: skip
+        if dry:
+            result.expected = len(shots)
+            first = shots[:SAMPLES]
+            result.sample = lambda folder: video.extract(Path(source), folder, track, first)
+            return result
+        video.extract(
+            Path(source), work, track, shots, lambda done, total: progress("frames", done, total)
+        )
         source, kind = str(work), "table"
     _read(Path(source), kind, options, result, progress, work)
     _choose(result, options)

@@ -17,7 +17,7 @@ from PIL import Image
 from selavpr import building, collecting
 from selavpr.download import DownloadError, Fetcher
 from selavpr.errors import PhotoError
-from selavpr.gather import Gathered
+from selavpr.gather import SAMPLES, Gathered
 from selavpr.geo import Location
 from selavpr.indexfiles import CODEC, MANIFEST, Manifest
 from selavpr.model import SelaVPR
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SAMPLES = 4
 CPU_BATCH = 8
 """Photos per pass without a GPU, where larger batches gain nothing and take memory."""
 
@@ -97,9 +96,9 @@ def plan(
     """
     missing = collecting.missing(found.offers, work)
     panoramas = len(found.panoramas) + sum(offer.panorama for offer in found.offers)
-    photos = len(found.photos) + len(found.offers) + panoramas * (views - 1)
+    photos = len(found.photos) + len(found.offers) + found.expected + panoramas * (views - 1)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [photo.path for photo in _some(found.photos)]
+        paths = [*(photo.path for photo in _some(found.photos)), *found.sample(Path(folder))]
         sizes: list[int] = []
         seconds: list[float] = []
         if fetcher is not None:

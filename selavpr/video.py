@@ -97,39 +97,57 @@ def plan(
     return [Shot(second - begin, second) for second in seconds]
 
 
-def extract(
+def shots_of(
     video: Path,
-    folder: Path,
-    *,
     gpx: Path | None = None,
+    *,
     every_m: float = EVERY_M,
     start: str = "",
     offset_s: float = 0.0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> int:
-    """Write the photos of a video and a table of their places into a folder.
-
-    Photos that are there from a call with the same video, track and options are not made again.
+) -> tuple[Track, list[Shot]]:
+    """The track of a video and when to take photos; nothing is decoded.
 
     Args:
         video: what PyAV reads.
-        folder: made if need be.
         gpx: the track; see ``find_track``.
         every_m: see ``plan``.
         start: see ``plan``.
         offset_s: see ``plan``.
-        progress: called with photos done and their number.
-
-    Returns:
-        The number of photos.
 
     Raises:
-        OptionError: see ``plan`` and ``find_track``; or PyAV is missing, the video cannot be read,
-            or the folder not written.
+        OptionError: see ``plan`` and ``find_track``; or PyAV is missing, or the video cannot be
+            read.
     """
     track = read_gpx(find_track(video, gpx))
     duration, recorded = _about(video)
     shots = plan(track, duration, recorded, every_m=every_m, start=start, offset_s=offset_s)
+    return track, shots
+
+
+def extract(
+    video: Path,
+    folder: Path,
+    track: Track,
+    shots: Sequence[Shot],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
+    """Write photos of a video and a table of their places into a folder.
+
+    Photos that are there from a call with the same video are not made again.
+
+    Args:
+        video: what PyAV reads.
+        folder: made if need be.
+        track: where the camera was.
+        shots: when to take photos, in order.
+        progress: called with photos done and their number.
+
+    Returns:
+        The photos; fewer than asked for where the video ends before it says.
+
+    Raises:
+        OptionError: the video cannot be read, or the folder not written.
+    """
     # The names tell frames of other videos and of other choices apart.
     about = (video.resolve(), video.stat().st_size, video.stat().st_mtime_ns)
     key = hashlib.sha256(repr(about).encode("utf-8", "replace")).hexdigest()[:8]
@@ -140,7 +158,7 @@ def extract(
         _write_table(folder / TABLE, track, shots[:taken], paths[:taken])
     except OSError as error:
         raise OptionError(f"Cannot write to {folder}: {error.strerror or error}.") from error
-    return taken
+    return paths[:taken]
 
 
 def _take(

@@ -272,5 +272,6 @@ def test_a_video(tmp_path: Path) -> None:
     gpx(tmp_path / "v.gpx", track((0, 0, 0), (100, 0, 200)))
     found: list[SourcePhoto] = gathered(tmp_path / "v.mp4", tmp_path, every_m=7).photos
     assert len(found) == 3 and found[1].place.location.distance_m(HERE.moved(0, 7)) < 0.1
-    with pytest.raises(OptionError, match="dry run"):
-        gathered(tmp_path / "v.mp4", tmp_path, dry=True)
+    dry = gathered(tmp_path / "v.mp4", tmp_path / "x", every_m=1, dry=True)
+    assert (dry.photos, dry.expected, (tmp_path / "x").exists()) == ([], 21, False)
+    assert len(dry.sample(tmp_path / "samples")) == 4

@@ -17,7 +17,7 @@ from PIL import Image
 from selavpr import LocationError, OptionError, video
 from selavpr.geo import Location
 from selavpr.gpx import Track, iso, read_gpx, read_time
-from selavpr.video import extract, find_track, plan
+from selavpr.video import extract, find_track, plan, shots_of
 
 HERE = Location(48.0, 11.0)
 NOON = 1_767_268_800.0  # 2026-01-01T12:00:00Z
@@ -166,7 +166,7 @@ def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video.importlib, "import_module", missing)
     gpx(tmp_path / "v.gpx", ROUND_THE_CORNER)
     with pytest.raises(OptionError, match=r"pip install av"):
-        extract(tmp_path / "v.mp4", tmp_path / "out")
+        shots_of(tmp_path / "v.mp4")
 
 
 def film(path: Path, seconds: int = 20, rate: int = 5, created: str = "") -> Path:
@@ -193,9 +193,11 @@ def test_extract(tmp_path: Path) -> None:
     film(tmp_path / "v.mp4")
     gpx(tmp_path / "v.gpx", track((0, 0, 0), (100, 0, 100)))
     steps: list[tuple[int, int]] = []
-    count = extract(
-        tmp_path / "v.mp4", tmp_path / "out", every_m=5, progress=lambda *step: steps.append(step)
+    found = shots_of(tmp_path / "v.mp4", every_m=5)
+    made = extract(
+        tmp_path / "v.mp4", tmp_path / "out", *found, progress=lambda *step: steps.append(step)
     )
+    count = len(made)
     with (tmp_path / "out" / "places.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert count == len(rows) and count in (4, 5)  # the last may fall on the video's very end
@@ -211,7 +213,7 @@ def test_extract(tmp_path: Path) -> None:
     frames = sorted((tmp_path / "out" / "frames").iterdir())
     times = [path.stat().st_mtime_ns for path in frames]
     frames[2].unlink()
-    assert extract(tmp_path / "v.mp4", tmp_path / "out", every_m=5) == count
+    assert extract(tmp_path / "v.mp4", tmp_path / "out", *found) == made
     assert frames[2].exists()
     now = [path.stat().st_mtime_ns for path in frames]
     assert [a == b for a, b in zip(times, now, strict=True)] == [i != 2 for i in range(len(frames))]
@@ -221,7 +223,7 @@ def test_extract(tmp_path: Path) -> None:
 def test_the_videos_own_time(tmp_path: Path) -> None:
     film(tmp_path / "v.mp4", seconds=3, created=iso(NOON + 40))
     gpx(tmp_path / "v.gpx", track((0, 0, 0), (100, 0, 100)))
-    extract(tmp_path / "v.mp4", tmp_path / "out", every_m=50)
+    extract(tmp_path / "v.mp4", tmp_path / "out", *shots_of(tmp_path / "v.mp4", every_m=50))
     with (tmp_path / "out" / "places.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["captured_at"] == iso(NOON + 40)
@@ -232,4 +234,4 @@ def test_no_video(tmp_path: Path) -> None:
     gpx(tmp_path / "v.gpx", ROUND_THE_CORNER)
     (tmp_path / "v.mp4").write_bytes(b"no video")
     with pytest.raises(OptionError, match="cannot be read as a video"):
-        extract(tmp_path / "v.mp4", tmp_path / "out")
+        shots_of(tmp_path / "v.mp4")
