@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from selavpr import metrics
 from selavpr.calibration import Sample, quality
 from selavpr.confidence import VERDICTS, Calibration, Evidence, Verdict, verdict
 from selavpr.errors import LocationError, OptionError, SelaVPRError
@@ -185,26 +186,28 @@ def evaluate(
     Raises:
         OptionError: there is no answer to a query of the city.
     """
-    places = index.places
     known = [(a, a.query.location) for a in answers if a.query.location is not None]
-    truths, first, best, fused = [], [], [], []
-    for answer, truth in known:
-        metres = [truth.distance_m(place.location) for place in places]
-        truths.append({row for row, far in enumerate(metres) if far <= distance_m})
-        first.append(metres[answer.rows[0]])
-        best.append(metres[_reranked(answer)[0]])
-        fused.append(truth.distance_m(answer.location))
+    if not known:
+        raise OptionError("None of the photos of the city could be read.")
+    metres = metrics.great_circle_m(
+        [(truth.latitude, truth.longitude) for _, truth in known],
+        [(p.location.latitude, p.location.longitude) for p in index.places],
+    )
+    truths = [set(np.flatnonzero(row <= distance_m).tolist()) for row in metres]
+    first = [float(m[a.rows[0]]) for m, (a, _) in zip(metres, known, strict=True)]
+    best = [float(m[_reranked(a)[0]]) for m, (a, _) in zip(metres, known, strict=True)]
+    fused = [truth.distance_m(a.location) for a, truth in known]
     rows = summarise(
         [a.query.condition for a, _ in known],
         truths,
-        len(places),
+        len(index),
         {GLOBAL: [a.rows for a, _ in known], RERANKED: [_reranked(a) for a, _ in known]},
         {GLOBAL: first, RERANKED: best, FUSED: fused},
         NS[:3],
     )
     total = [sum(a.milliseconds.values()) for a in answers]
     facts: dict[str, Any] = {
-        "references": len(places),
+        "references": len(index),
         "candidates re-ranked": max(len(a.rows) for a in answers),
         "fused position within the distance": float(np.mean(np.array(fused) <= distance_m)),
         "milliseconds per photo (median)": float(np.median(total)),

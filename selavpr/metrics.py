@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from selavpr.geo import EARTH_RADIUS_M
+
 RESAMPLES = 2000
 """Bootstrap resamples: the ends of a 95 % interval are then steady to a few tenths of a point."""
 
@@ -109,6 +111,25 @@ def quantiles(errors_m: ArrayLike, shares: Sequence[float] = (0.5, 0.9)) -> list
     if not errors.size:
         return [None] * len(shares)
     return [float(x) for x in np.quantile(errors, shares)]
+
+
+def great_circle_m(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+    """Metres between all pairs of places, as ``Location.distance_m``.
+
+    Args:
+        a: ``[n, 2]`` latitudes and longitudes in degrees.
+        b: ``[m, 2]`` likewise.
+
+    Returns:
+        ``[n, m]``; float32 is good to a metre anywhere on Earth, to a millimetre within a city.
+    """
+    here, there = np.radians(np.asarray(a, float)), np.radians(np.asarray(b, float))
+    found = np.empty((len(here), len(there)), dtype=np.float32)
+    for i, (lat, lon) in enumerate(here):  # row by row: a matrix of float64 may be large
+        h = np.sin((there[:, 0] - lat) / 2) ** 2
+        h += np.cos(lat) * np.cos(there[:, 0]) * np.sin((there[:, 1] - lon) / 2) ** 2
+        found[i] = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.clip(h, 0, 1)))
+    return found
 
 
 def roc_auc(scores: ArrayLike, positive: ArrayLike) -> float | None:

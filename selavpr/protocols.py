@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selavpr.errors import LocationError, OptionError
-from selavpr.geo import EARTH_RADIUS_M
 from selavpr.layouts import BenchmarkPhoto, Layout, find_layout, read_benchmark
+from selavpr.metrics import great_circle_m
 
 GMBERTON = "gmberton/VPR-datasets-downloader"
 
@@ -210,7 +210,7 @@ def _distances(
             points.append([place for place in places if place is not None])
         if len(points[0]) == len(queries) and len(points[1]) == len(database):
             a, b = (np.array(p, dtype=np.float64) for p in points)
-            return _plane(a, b) if on_plane else _sphere(np.radians(a), np.radians(b))
+            return _plane(a, b) if on_plane else great_circle_m(a, b)
     return None
 
 
@@ -218,16 +218,6 @@ def _plane(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float32
     found = np.empty((len(a), len(b)), dtype=np.float32)
     for i, point in enumerate(a):
         found[i] = np.hypot(*(b - point).T)
-    return found
-
-
-def _sphere(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Great-circle metres (haversine), as ``Location.distance_m``."""
-    found = np.empty((len(a), len(b)), dtype=np.float32)
-    for i, (lat, lon) in enumerate(a):
-        h = np.sin((b[:, 0] - lat) / 2) ** 2
-        h += np.cos(lat) * np.cos(b[:, 0]) * np.sin((b[:, 1] - lon) / 2) ** 2
-        found[i] = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.clip(h, 0, 1)))
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selavpr import metrics
+from selavpr import Location, metrics
 
 INF = math.inf
 
@@ -111,3 +111,14 @@ def test_calibration_error_by_hand() -> None:
     assert metrics.calibration_error(claimed, happened) == pytest.approx((0.45 + 0.05) / 2)
     assert metrics.calibration_error([1.0, 0.0], [True, False]) == 0
     assert metrics.calibration_error([], []) == 0
+
+
+places = st.tuples(st.floats(-90, 90), st.floats(-180, 180))
+
+
+@given(st.lists(places, min_size=1, max_size=3), st.lists(places, min_size=1, max_size=3))
+def test_great_circles_are_those_of_locations(
+    here: list[tuple[float, float]], there: list[tuple[float, float]]
+) -> None:
+    expected = [[Location(*a).distance_m(Location(*b)) for b in there] for a in here]
+    assert metrics.great_circle_m(here, there) == pytest.approx(np.array(expected), abs=2, rel=1e-6)
