@@ -143,7 +143,8 @@ def quality(
 
     Returns:
         Areas under curves, expected calibration errors, how many got which verdict and how many of
-        those were right, and the share of truths inside each radius; None where undefined.
+        those were right, curves as ``[threshold, precision, recall]``, and the share of truths
+        inside each radius; None where undefined.
     """
     inside, correct = np.isfinite(errors_m), errors_m <= RIGHT_M
     words = np.array(verdicts)
@@ -151,6 +152,10 @@ def quality(
 
     def share(of: Flags) -> float | None:
         return float(of.mean()) if of.size else None
+
+    def curve(scores: Floats, positive: Flags) -> list[list[float]]:
+        points = np.stack(metrics.precision_recall(scores, positive), axis=1)
+        return [[round(float(x), 4) for x in point] for point in points]
 
     return {
         "photos_of_the_city": int(inside.sum()),
@@ -169,6 +174,8 @@ def quality(
             }
             for word in VERDICTS
         },
+        "precision_recall_in_city": curve(here, inside),
+        "precision_recall_right": curve(right, correct),
         "inside_radius50": share(errors_m[inside] <= near[inside]),
         "inside_radius90": share(errors_m[inside] <= far[inside]),
     }

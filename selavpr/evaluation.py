@@ -86,7 +86,8 @@ class Evaluation:
         parts = [f"## {self.title}", "\n".join(f"- {line}" for line in self.protocol)]
         parts.append(table(header, lines))
         nested = {k: v for k, v in self.facts.items() if isinstance(v, Mapping)}
-        flat = {k: v for k, v in self.facts.items() if k not in nested}
+        # Curves are for JSON only.
+        flat = {k: v for k, v in self.facts.items() if not isinstance(v, (Mapping, list))}
         parts.append("\n".join(f"- {_words(k)}: {_shown(value)}" for k, value in flat.items()))
         parts += [_table_of(name, value) for name, value in nested.items()]
         return "\n\n".join(part for part in parts if part) + "\n"

@@ -107,6 +107,8 @@ def test_the_report_by_hand() -> None:
     counted = said["verdicts"].values()
     assert sum(v["photos"] for v in counted) == 600
     assert said["photos_of_the_city"] + said["photos_from_elsewhere"] == 600
+    curve = np.array(said["precision_recall_right"])
+    assert curve[-1, 2] == 1 and (np.diff(curve[:, 0]) <= 0).all() and curve[0, 1] > 0.9
     assert said["auc_in_city"] > 0.75 and said["calibration_error_in_city"] < 0.1
 
 

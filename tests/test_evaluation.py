@@ -49,7 +49,7 @@ def test_no_queries() -> None:
 def test_markdown_and_json() -> None:
     rows = summarise(CONDITIONS, TRUTHS, 4, LISTS, ERRORS, (1, 2))
     verdicts = {"sure": {"photos": 3, "right": 2 / 3}, "unsure": {"photos": 0, "right": None}}
-    facts = {"seconds": 1.234, "depth": 2000, "verdicts": verdicts}
+    facts = {"seconds": 1.234, "depth": 2000, "verdicts": verdicts, "curve": [[1, 2]]}
     report = Evaluation("Town", ("Right within 25 m.",), rows, facts)
     lines = report.to_markdown().splitlines()
     assert lines[0] == "## Town" and "- Right within 25 m." in lines
@@ -63,6 +63,7 @@ def test_markdown_and_json() -> None:
         "| unsure   |      0 |     - |",
     ]
     assert any("night" in line and "2 (1 answerable)" in line for line in cells)
+    assert not any("curve" in line for line in lines)
     assert "- seconds: 1.23" in lines and "- depth: 2,000" in lines
     data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert data["rows"][2]["recalls"]["re-ranked"]["1"]["value"] == 0.75
