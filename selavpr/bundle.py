@@ -16,8 +16,9 @@ from pathlib import Path
 from selavpr.cards import Example
 from selavpr.errors import HubError, IndexFileError, LocationError
 from selavpr.geo import Location
-from selavpr.index import MANIFEST, PlaceIndex
+from selavpr.index import MANIFEST
 from selavpr.model import SelaVPR
+from selavpr.published import open_index
 from selavpr.recognizer import Recognizer
 from selavpr.text import both_plain
 from selavpr.weights import DEFAULT_MODEL
@@ -113,7 +114,9 @@ def load(
 
 def unreachable(error: HubError) -> bool:
     """Whether the Hub did not answer at all, rather than refuse: no network, or it is down."""
-    cause = error.__cause__
+    cause: BaseException | None = error
+    while isinstance(cause, HubError):
+        cause = cause.__cause__
     if cause is None:  # a name that is none, found out before asking
         return False
     while cause is not None:
@@ -134,7 +137,7 @@ def _join(
     problems: list[str] = []
     for name in names:
         try:
-            index = PlaceIndex.open(name)
+            index = open_index(name)
             recognizers[index.manifest.name] = Recognizer.load(index, model=network)
         except HubError as error:
             if not unreachable(error):

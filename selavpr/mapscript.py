@@ -16,7 +16,14 @@ html,body{height:100%;margin:0;background:#f4f1ea;font-family:system-ui,sans-ser
 .pin.rerank{background:#0f766e;color:#fff;border:2px solid #fff;box-shadow:0 1px 4px #0007}
 .pin.global{background:#fff;color:#5b21b6;border:2px solid #7c3aed}
 .pin.dot{opacity:.75}
-.tip svg{display:block}
+.move{stroke:#7c3aed}.tip svg{display:block}.tip path{fill:#7c3aed}
+.dark .move{stroke:#c4b5fd}.dark .tip path{fill:#c4b5fd}
+.key{display:inline-block;width:11px;height:11px;border-radius:50%;box-sizing:border-box;
+ vertical-align:-1px;margin:0 5px 0 3px;border:2px solid #7c3aed;background:#fff}
+.key.rerank{background:#0f766e;border-color:#0f766e}
+.key.moves{width:14px;height:0;border-radius:0;border-width:0 0 2px;border-bottom-style:dashed;
+ vertical-align:3px;background:none}
+.dark .key.moves{border-color:#c4b5fd}
 .pin:focus-visible{outline:3px solid #f59e0b;outline-offset:2px}
 .spot{filter:drop-shadow(0 2px 3px #0008)}
 .leaflet-control-layers,.leaflet-bar a{font-size:13px}
@@ -106,7 +113,8 @@ function (map, tiles, data) {
       const label = document.createElement('span');
       label.textContent = s.name;
       const icon = L.divIcon({className: 'name', html: label, iconSize: [0, 0]});
-      L.marker(s.at, {icon: icon, interactive: false, keyboard: false, pane: 'base'}).addTo(names);
+      L.marker(s.at, {icon: icon, interactive: false, keyboard: false, pane: 'base',
+        zIndexOffset: 1000}).addTo(names);  // over the canvas, which has 100
     }
   }
   map.on('moveend', drawNames);
@@ -190,13 +198,13 @@ function (map, tiles, data) {
     // What re-ranking moved: from each leading rank's old place to its new one.
     for (const move of data.moves) {
       const a = map.project(move.from, 18), b = map.project(move.to, 18), first = move.rank === 1;
-      L.polyline([move.from, move.to], {className: 'move', color: '#7c3aed', dashArray: '6 6',
+      L.polyline([move.from, move.to], {className: 'move', dashArray: '6 6',
         weight: first ? 3 : 1.5, opacity: first ? 0.9 : 0.5})
         .bindTooltip(() => say('move').replaceAll('{rank}', move.rank), {sticky: true})
         .addTo(groups.moves);
       const turn = 'rotate(' + Math.atan2(b.y - a.y, b.x - a.x) + 'rad)';
       const tip = '<svg viewBox="0 0 12 12" width="12" height="12" style="transform:' + turn +
-        '" aria-hidden="true"><path d="M2 1l9 5-9 5z" fill="#7c3aed"/></svg>';
+        '" aria-hidden="true"><path d="M2 1l9 5-9 5z"/></svg>';
       const icon = L.divIcon({className: 'tip', html: tip, iconSize: [12, 12]});
       const middle = map.unproject(a.add(b).divideBy(2), 18);
       L.marker(middle, {icon: icon, interactive: false, keyboard: false,
@@ -204,10 +212,11 @@ function (map, tiles, data) {
     }
 
     const layers = {};
-    if (data.reranked) { groups.rerank.addTo(map); layers[two('layer_rerank')] = groups.rerank; }
-    groups.global.addTo(map);
-    layers[two('layer_global')] = groups.global;
-    if (data.moves.length) { groups.moves.addTo(map); layers[two('layer_moves')] = groups.moves; }
+    for (const kind of ['rerank', 'global', 'moves']) {
+      if (!groups[kind].getLayers().length) continue;
+      groups[kind].addTo(map);
+      layers['<i class="key ' + kind + '"></i>' + two('layer_' + kind)] = groups[kind];
+    }
     L.control.layers(null, layers, {collapsed: window.innerWidth < 480}).addTo(map);
 
     // How far off the answer may be.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -21,12 +22,14 @@ from PIL import Image
 
 from selavpr import cards, gpu, maps, viz
 from selavpr.cards import Example, Truth
-from selavpr.errors import OptionError
+from selavpr.errors import HubError, OptionError, PhotoError
 from selavpr.images import load_image
 from selavpr.recognizer import Recognizer
 from selavpr.report import to_dict, to_geojson
 from selavpr.structs import KeypointMatches, Recognition
 from selavpr.text import plain
+
+log = logging.getLogger(__name__)
 
 SHOWN_SIDE = 960
 """Longest side of the photos kept and drawn for a visitor."""
@@ -154,7 +157,9 @@ class Site:
     def overview(self, city: str) -> str:
         """What stands where the answer will be, with a map of where the references are."""
         index = self._recognizer(city).index
-        locations = [index.place(row).location for row in range(len(index))]
+        # Of a large city evenly chosen ones; reading every row would keep the page from opening.
+        rows = range(0, len(index), -(-len(index) // maps.DOTS))
+        locations = [index.place(row).location for row in rows]
         document = maps.build_overview(
             locations,
             attribution=index.manifest.attribution,
@@ -304,7 +309,12 @@ class Site:
     def _thumbnail(self, city: str, row: int) -> str:
         key = (city, row)
         if key not in self._thumbnails:
-            photo = self._recognizer(city).index.photo(row)
+            try:
+                photo = self._recognizer(city).index.photo(row)
+            except (PhotoError, HubError) as error:
+                # The answer stands without it; a Hub that is silent now may answer later.
+                log.warning("No thumbnail of photo %d of %s: %s", row + 1, city, error)
+                return cards.thumbnail(Image.new("RGB", (4, 3), "grey"))
             self._thumbnails[key] = cards.thumbnail(photo)
             if len(self._thumbnails) > 5000:  # about 20 MB; the oldest goes first
                 del self._thumbnails[next(iter(self._thumbnails))]

@@ -274,7 +274,7 @@ def launch(
         server_port=port,
         share=share,
         quiet=True,
-        show_error=False,
+        show_error=mcp,  # MCP tells errors only then; what is unsafe to tell is never raised
         prevent_thread_lock=True,
         max_file_size=MAX_UPLOAD,
         state_session_capacity=VISITORS,

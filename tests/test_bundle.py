@@ -71,7 +71,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         [],
     )
     monkeypatch.setattr(bundle.SelaVPR, "from_pretrained", made.network)
-    monkeypatch.setattr(bundle.PlaceIndex, "open", made.open)
+    monkeypatch.setattr(bundle, "open_index", made.open)
     monkeypatch.setattr(bundle.Recognizer, "load", made.join)
     monkeypatch.setattr(bundle, "find", made.find)
     return made
@@ -158,6 +158,11 @@ def test_silence_and_failures_of_the_hub_are_not(machine: Machine, why: Exceptio
     wrapped.__cause__ = why
     assert bundle.unreachable(hub_error(why))
     assert bundle.unreachable(hub_error(wrapped))
+    assert bundle.unreachable(hub_error(hub_error(wrapped)))
+
+
+def test_name_that_is_none_is_not_silence() -> None:
+    assert not bundle.unreachable(hub_error(hub_error(None)))
 
 
 def test_bundled_model_that_cannot_be_loaded_is_an_error(machine: Machine) -> None:

@@ -32,19 +32,17 @@ def tool() -> ModuleType:
 
 
 class SpaceHub(HubServer):
-    """Treats Spaces and data sets like models, lists files, deletes, keeps variables."""
+    """Treats Spaces like models, and keeps their variables."""
 
     def __init__(self) -> None:
         super().__init__()
         self.variables: dict[str, str] = {}
-        self.created: list[dict[str, object]] = []
         hub = self
 
         class Handler(self._server.RequestHandlerClass):  # type: ignore[misc,name-defined]
             def parse_request(self) -> bool:
                 parsed = bool(super().parse_request())
-                self.path = re.sub(r"^/api/(spaces|datasets)/", "/api/models/", self.path)
-                self.path = re.sub(r"^/(spaces|datasets)/", "/", self.path)
+                self.path = re.sub(r"^/api/spaces/", "/api/models/", self.path)
                 return parsed
 
             def do_GET(self) -> None:
@@ -62,16 +60,6 @@ class SpaceHub(HubServer):
                     self._json({})
                 else:
                     super().do_POST()
-
-            def _commit(self, name: str, body: bytes) -> None:
-                kept = []
-                for line in body.splitlines():
-                    entry = json.loads(line)
-                    if entry["key"] == "deletedFile":
-                        del hub.repos[name].files[entry["value"]["path"]]
-                    else:
-                        kept.append(line)
-                super()._commit(name, b"\n".join(kept))
 
         self._server.RequestHandlerClass = Handler
 
@@ -152,13 +140,13 @@ def test_second_push_deletes_what_is_gone(hub: SpaceHub, main, checkout: Path) -
 
 
 def test_weights_and_index_go_along_and_are_what_serves(  # type: ignore[no-untyped-def]
-    hub: SpaceHub, main, checkout: Path
+    hub: SpaceHub, main, checkout: Path, built: Path
 ) -> None:
-    weights, city = checkout / "assets" / "weights", checkout / "prebuilt_index" / "town"
-    options = ["--weights", str(weights), "org/weights", "--index", str(city), "org/town"]
+    weights = checkout / "assets" / "weights"
+    options = ["--weights", str(weights), "org/weights", "--index", str(built), "org/town"]
     assert main(["org/space", *options]) == 0
     assert set(hub.repos["org/weights"].files) == {"w.bin"}
-    assert set(hub.repos["org/town"].files) == {"manifest.json"}
+    assert {"manifest.json", "README.md"} < set(hub.repos["datasets/org/town"].files)
     assert hub.variables == {"SELAVPR_MODEL": "org/weights", "SELAVPR_INDEX": "org/town"}
 
 

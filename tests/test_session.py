@@ -14,7 +14,7 @@ from fake_recognizer import FakeIndex, FakeRecognizer, drawn_street
 from test_gpu import Lender
 
 from selavpr import gpu
-from selavpr.errors import OptionError, PhotoError
+from selavpr.errors import HubError, OptionError, PhotoError
 from selavpr.session import Session, Site
 from selavpr.structs import Recognition
 
@@ -78,6 +78,26 @@ def test_equal_heat_is_owned_up_to(photo: str, monkeypatch: pytest.MonkeyPatch) 
     features = dataclasses.replace(found.recognition.features, tokens=tokens)
     same = dataclasses.replace(found.recognition, features=features)
     assert "make no difference" in site.heat(dataclasses.replace(found, recognition=same))
+
+
+def test_answer_stands_without_a_thumbnail(
+    photo: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    town = FakeRecognizer()
+    site = Site({"drawn-town": town})
+    found = located(site, photo)
+    whole = site.columns(found)
+
+    def silent(row: int) -> None:
+        raise HubError("The Hub cannot be reached.")
+
+    site = Site({"drawn-town": town})
+    monkeypatch.setattr(town.index, "photo", silent)
+    bare = site.columns(found)
+    assert bare.count("<img") == whole.count("<img")
+    assert "The Hub cannot be reached." in caplog.text
+    monkeypatch.undo()
+    assert site.columns(found) == whole, "it is asked for again"
 
 
 def test_photo_that_is_gone_is_said(photo: str) -> None:

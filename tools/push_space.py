@@ -22,7 +22,7 @@ import huggingface_hub
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from selavpr import hub  # noqa: E402 - the tool runs from anywhere
+from selavpr import hub, published  # noqa: E402 - the tool runs from anywhere
 from selavpr.errors import SelaVPRError  # noqa: E402
 
 PARTS = (
@@ -132,7 +132,10 @@ def main(arguments: list[str] | None = None) -> int:
         if args.dry_run:
             return 0
         for folder, repo, kind, _ in extras:
-            print(hub.push(Path(folder), repo, repo_type=kind, message="Push"))
+            if kind == "dataset":
+                print(published.push(folder, repo))
+            else:
+                print(hub.push(Path(folder), repo, message="Push"))
         variables = {variable: repo for _, repo, _, variable in extras}
         print(push_space(args.space, ROOT, files, variables))
     except SelaVPRError as error:
