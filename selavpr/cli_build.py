@@ -194,7 +194,10 @@ def _say_problems(problems: list[str], verbose: bool) -> None:
 
 def _nothing(args: argparse.Namespace, kind: gather.Kind) -> str:
     if kind in gather.SERVICES:
-        return f"There are no photos in {args.source}; take a larger area, or another service."
+        return (
+            f"There are no photos in {args.source}; take a larger area or another service, and "
+            "check that each longitude comes before its latitude."
+        )
     if args.where:
         return f"No row of the table in {args.source} fits; check --where."
     return f"There are no photos to index in {args.source} (read as {kind})."

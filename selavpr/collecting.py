@@ -14,11 +14,12 @@ A download that was stopped goes on: what downloads.jsonl knows and is still as 
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,17 +86,19 @@ def collect(
         whole = _read_journal(folder)
         with (folder / JOURNAL).open("a", encoding="utf-8") as journal:
             kept, downloaded, size = [], 0, 0
-            for offer, result in _all(offers, folder, whole, fetcher, workers):
-                if isinstance(result, (DownloadError, PhotoError)):
-                    problems.append(f"{offer.service} photo {offer.photo_id[:50]!r}: {result}")
-                else:
-                    kept.append(offer)
-                    if result is not None:
-                        downloaded += 1
-                        size += int(str(result["bytes"]))
-                        journal.write(json.dumps(result) + "\n")
-                        journal.flush()
-                progress(len(kept), size)
+            # Closed at once, so that nobody downloads on while an error is told.
+            with contextlib.closing(_all(offers, folder, whole, fetcher, workers)) as results:
+                for offer, result in results:
+                    if isinstance(result, (DownloadError, PhotoError)):
+                        problems.append(f"{offer.service} photo {offer.photo_id[:50]!r}: {result}")
+                    else:
+                        kept.append(offer)
+                        if result is not None:
+                            downloaded += 1
+                            size += int(str(result["bytes"]))
+                            journal.write(json.dumps(result) + "\n")
+                            journal.flush()
+                    progress(len(kept), size)
         kept.sort(key=lambda offer: (offer.service, offer.photo_id))
         _write_table(folder / TABLE, kept)
         (folder / ATTRIBUTION).write_text(attribution(kept), encoding="utf-8")
@@ -142,11 +145,13 @@ def attribution(offers: Sequence[Offer]) -> str:
 
 
 def _prepare(folder: Path) -> None:
-    ours = {PHOTOS, JOURNAL, ATTRIBUTION, TABLE}
     if folder.exists() and not (folder / JOURNAL).exists():
-        if not folder.is_dir() or any(path.name not in ours for path in folder.iterdir()):
+        # A table of someone's own must not be written over.
+        if not folder.is_dir() or any(folder.iterdir()):
             raise OptionError(f"{folder} holds something else; choose another folder for photos.")
-    (folder / PHOTOS).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / JOURNAL).touch()
+    (folder / PHOTOS).mkdir(exist_ok=True)
 
 
 def _read_journal(folder: Path) -> dict[str, Mapping[str, object]]:
@@ -191,7 +196,7 @@ def _all(
     whole: Mapping[str, Mapping[str, object]],
     fetcher: Fetcher,
     workers: int,
-) -> Iterator[tuple[Offer, Result]]:
+) -> Generator[tuple[Offer, Result], None, None]:
     """Each offer with what came of it, as they are done."""
 
     def one(offer: Offer) -> Result:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +26,16 @@ from urllib3.util import Retry
 
 from selavpr.errors import SelaVPRError
 
+logger = logging.getLogger(__name__)
+
 ATTEMPTS = 6
 """Times a request is tried: at once again, then after 2, 4, 8 and 16 s, half a minute in all."""
 
 LONGEST_WAIT_S = 300.0
 """A server that asks for a longer pause (Retry-After) is asked again after this."""
+
+LONG_WAIT_S = 20.0
+"""A pause that is worth a word to whoever watches."""
 
 MAX_JSON_BYTES = 64 << 20
 MAX_PHOTO_BYTES = 64 << 20
@@ -239,6 +245,8 @@ class Fetcher:
 
     def _hold_off(self, seconds: float) -> None:
         """A busy server is busy for all: nobody asks before the time is over."""
+        if seconds > LONG_WAIT_S:
+            logger.warning("%s is busy; going on in %.0f s.", self._origin[1], seconds)
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 

@@ -159,7 +159,7 @@ def _look(path: Path) -> tuple[Place | None, bool]:
     if about.location is None:
         return None, False
     turns = False
-    with contextlib.suppress(Exception), Image.open(path) as image:
+    with contextlib.suppress(Exception), Image.open(path, formats=("JPEG",)) as image:
         if image.width == 2 * image.height:  # else nothing is read: most photos are none
             data = image.info.get("xmp", b"")
             turns = b"equirectangular" in (data.encode() if isinstance(data, str) else data)

@@ -175,7 +175,10 @@ def gather(
             Path(source), work, track, shots, lambda done, total: progress("frames", done, total)
         )
         source, kind = str(work), "table"
-    _read(Path(source), kind, options, result, progress, work)
+    try:
+        _read(Path(source), kind, options, result, progress, work)
+    except OSError as error:
+        raise OptionError(f"Cannot read {source}: {error.strerror or error}.") from error
     _choose(result, options)
     if result.panoramas and options.headings and not dry:
         result.photos = unique(

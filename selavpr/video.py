@@ -27,6 +27,7 @@ VIDEO_ENDINGS = frozenset(
 EVERY_M = 5.0
 """Default distance between photos: closer than the accuracy of a position, so none is missed."""
 
+FRAMES = "frames"
 QUALITY = 92
 LONGEST_SIDE = 2048  # as street imagery services serve them; an index keeps less
 
@@ -152,8 +153,10 @@ def extract(
     about = (video.resolve(), video.stat().st_size, video.stat().st_mtime_ns)
     key = hashlib.sha256(repr(about).encode("utf-8", "replace")).hexdigest()[:8]
     try:
-        (folder / "frames").mkdir(parents=True, exist_ok=True)
-        paths = [folder / "frames" / f"{key}-{shot.offset * 1000:09.0f}.jpg" for shot in shots]
+        if (folder / TABLE).exists() and not (folder / FRAMES).is_dir():
+            raise OptionError(f"{folder} holds a table of other photos; choose another folder.")
+        (folder / FRAMES).mkdir(parents=True, exist_ok=True)
+        paths = [folder / FRAMES / f"{key}-{shot.offset * 1000:09.0f}.jpg" for shot in shots]
         taken = _take(video, shots, paths, progress)
         _write_table(folder / TABLE, track, shots[:taken], paths[:taken])
     except OSError as error:
@@ -241,7 +244,7 @@ def _write_table(path: Path, track: Track, shots: Sequence[Shot], paths: Sequenc
             place, heading = track.at(shot.second), track.heading(shot.second)
             shown = "" if heading is None else f"{heading:.1f}"
             position = (f"{place.latitude:.7f}", f"{place.longitude:.7f}")
-            table.writerow((f"frames/{photo.name}", *position, shown, iso(shot.second)))
+            table.writerow((f"{FRAMES}/{photo.name}", *position, shown, iso(shot.second)))
     partial.replace(path)
 
 

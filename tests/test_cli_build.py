@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from test_gather import AREA, HERE, snap
 from selavpr import SelaVPR, building, cli, cli_build, planning
 from selavpr.index import PlaceIndex, work_folder
 from selavpr.planning import Plan, find_batch_size, size_text, time_text
+from selavpr.tables import NAMES
 from selavpr.terminal import INTERRUPTED, USER_ERROR
 
 Run = Callable[..., tuple[int, str, str]]
@@ -260,6 +262,28 @@ def test_names_cannot_steer_the_terminal(run: Run, tmp_path: Path) -> None:
     snap(tmp_path / "good.jpg")
     _, _, error = run("town", "--from", ".", "--quiet", "--layout", "exif")
     assert "\x1b" not in error and "?[31mred.jpg" in error
+
+
+# Documentation
+
+GUIDE = (Path(__file__).parent.parent / "docs" / "own-city.md").read_text(encoding="utf-8")
+
+
+def test_the_guide_names_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["index", "build", "--help"])
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) | {"--index"}
+    assert set(re.findall(r"--[a-z][a-z-]+", GUIDE)) <= known
+
+
+def test_the_guide_names_columns_that_exist() -> None:
+    rows = re.findall(r"^\| (`image`|`latitude`.*?|`id`|`heading`|`captured_at`|`street`.*?|"
+                      r"`panorama`|`role`) \| (.*?) \|$", GUIDE, re.MULTILINE)  # fmt: skip
+    assert len(rows) == 8
+    for ours, others in rows:
+        names = [name for column in re.findall(r"`(\w+)`", ours) for name in NAMES[column]]
+        if ours != "`role`":
+            assert set(re.findall(r"\w+", others.split(":")[0])) <= set(names)
 
 
 # Batches

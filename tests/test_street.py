@@ -337,8 +337,12 @@ def test_a_folder_of_something_else(street: Street, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="holds something else"):
         collected(street, tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(OptionError, match="holds something else"):
-        collected(street, tmp_path / "file")
+    (tmp_path / "mine" / "photos").mkdir(parents=True)
+    (tmp_path / "mine" / "places.csv").write_text("mine")
+    for other in ("file", "mine"):
+        with pytest.raises(OptionError, match="holds something else"):
+            collected(street, tmp_path / other)
+    assert (tmp_path / "mine" / "places.csv").read_text() == "mine"
 
 
 @given(st.lists(st.text(min_size=1, max_size=90), min_size=2, max_size=6, unique=True))

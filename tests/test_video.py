@@ -209,6 +209,10 @@ def test_extract(tmp_path: Path) -> None:
         assert place.distance_m(HERE.moved(0, 5 * i)) < 0.1
         assert float(row["heading"]) == pytest.approx(0, abs=0.1)
         assert row["captured_at"] == iso(NOON + 5 * i)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "places.csv").write_text("mine")
+    with pytest.raises(OptionError, match="table of other photos"):
+        extract(tmp_path / "v.mp4", tmp_path / "mine", *found)
     # Again: nothing is decoded; one photo lost: only that one is written.
     frames = sorted((tmp_path / "out" / "frames").iterdir())
     times = [path.stat().st_mtime_ns for path in frames]
