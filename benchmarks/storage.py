@@ -1,0 +1,281 @@
+"""Bytes per photo against recall, for every way of keeping local features.
+
+    python -m benchmarks.storage CITY --plot storage.svg
+
+CITY is a folder of photos with a table of their places in which a column tells reference photos
+from queries, such as tools/city renders. Features are extracted once; then an index is written for
+each representation, and each query's candidates, the same for all, are put in order by exact counts
+of mutual matches. The yardstick is what the reference implementation stores: dense local
+descriptors in float32. Prints a Markdown table; ``--plot`` draws it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from selavpr.building import stored_photo
+from selavpr.geo import Location
+from selavpr.index import Manifest, PlaceIndex
+from selavpr.localcodecs import Local, dense_cells
+from selavpr.model import SelaVPR
+from selavpr.reranking import count_local, order_of
+from selavpr.sources import SourcePhoto, read_folder
+from selavpr.writing import Entry, write
+
+RIGHT_M = 25.0
+KINDS: tuple[tuple[str, int | None], ...] = (
+    *(("tokens", rank) for rank in (16, 32, 64, 96, 128, 192, 256, 384)),
+    *(("keypoint", keep) for keep in (60, 120, 240, 480, 960)),
+    *(("product", parts) for parts in (2, 4, 8, 16, 32)),
+    ("dense", None),
+    ("none", None),
+)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A photo to locate: its local descriptors ``[N, d]``, and the rows the first stage found."""
+
+    local: Tensor
+    rows: list[int]
+    right: set[int]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one representation."""
+
+    kind: str
+    rank: int | None
+    bytes_per_photo: float
+    r1: float
+    r5: float
+    same_first: float
+    read_ms: float
+
+
+def main() -> None:
+    """Measure, print, plot."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("city", type=Path)
+    parser.add_argument("--references", default="role=reference", metavar="COLUMN=VALUE")
+    parser.add_argument("--queries", default="role=query", metavar="COLUMN=VALUE")
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--top-k", type=int, default=20)
+    parser.add_argument("--limit", type=int, default=0, help="queries, evenly taken")
+    parser.add_argument("--only", nargs="+", default=[], metavar="KIND[:RANK]")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg")
+    args = parser.parse_args()
+    model = SelaVPR.from_pretrained(*([args.model] if args.model else []))
+    references = taken(args.city, args.references)
+    queries = taken(args.city, args.queries)
+    if args.limit:
+        step = max(1, len(queries) // args.limit)
+        queries = queries[::step][: args.limit]
+    entries = [entry for photo in references if (entry := extracted(photo, model))]
+    asked = [asked_with(photo, entries, model, args.top_k) for photo in queries]
+    print(f"{len(entries):,} references, {len(asked):,} queries, top {args.top_k} re-ranked\n")
+    orders, results = dense_orders(asked, entries, model)
+    wanted = [kind for kind in KINDS if not args.only or is_wanted(kind, args.only)]
+    for kind, rank in wanted:
+        if kind == "tokens" and rank is not None and rank > model.config.width:
+            continue
+        results.append(measured(kind, rank, asked, entries, model, orders))
+        print(f"  {label(results[-1])}: R@1 {results[-1].r1:.1%}", flush=True)
+    print("\n" + table(results))
+    if args.json:
+        args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    if args.plot:
+        args.plot.write_text(plot(results), encoding="utf-8")
+
+
+def taken(city: Path, condition: str) -> list[SourcePhoto]:
+    """Photos whose row has this value."""
+    column, _, value = condition.partition("=")
+    return read_folder(city, {column: value})
+
+
+def is_wanted(kind: tuple[str, int | None], only: Sequence[str]) -> bool:
+    """Whether KIND or KIND:RANK was asked for."""
+    return kind[0] in only or f"{kind[0]}:{kind[1]}" in only
+
+
+def extracted(photo: SourcePhoto, model: SelaVPR) -> Entry:
+    """A reference with its features."""
+    image, jpeg = stored_photo(photo.path)
+    features = model.extract([image])
+    return Entry(
+        photo.place, jpeg, features.descriptor[0].cpu().float(), features.tokens[0].cpu().half()
+    )
+
+
+def asked_with(photo: SourcePhoto, entries: list[Entry], model: SelaVPR, top_k: int) -> Query:
+    """A query with its candidates."""
+    features = model.extract([photo.path], local=True)
+    assert features.local is not None
+    similarity = torch.stack([e.descriptor for e in entries]) @ features.descriptor[0].cpu().float()
+    rows = similarity.argsort(descending=True, stable=True)[:top_k].tolist()
+    place: Location = photo.place.location
+    right = {i for i in rows if place.distance_m(entries[i].place.location) <= RIGHT_M}
+    return Query(features.local[0].flatten(0, 1), rows, right)
+
+
+Read = Callable[[Sequence[int]], Sequence[Local]]
+
+
+def ranked(asked: list[Query], read: Read) -> tuple[list[list[int]], float]:
+    """Each query's candidates in their new order, and milliseconds to read one."""
+    orders, seconds, count = [], 0.0, 0
+    for query in asked:
+        start = time.perf_counter()
+        found = read(query.rows)
+        seconds += time.perf_counter() - start
+        count += len(found)
+        known = dict(zip(query.rows, found, strict=True))
+        counts = count_local(
+            query.local,
+            query.rows,
+            lambda some, k=known: [k[i] for i in some],
+            "exact",  # type: ignore[misc]
+        )
+        orders.append([query.rows[i] for i in order_of(counts)])
+    return orders, seconds / max(count, 1) * 1000
+
+
+def judged(
+    kind: str, rank: int | None, size: float, asked: list[Query], orders: list[list[int]],
+    truth: list[list[int]], read_ms: float,
+) -> Result:  # fmt: skip
+    """Recall of an order."""
+    n = max(len(asked), 1)
+    first = sum(order[0] in q.right for q, order in zip(asked, orders, strict=True)) / n
+    five = sum(bool(q.right & set(order[:5])) for q, order in zip(asked, orders, strict=True)) / n
+    same = sum(a[0] == b[0] for a, b in zip(orders, truth, strict=True)) / n
+    return Result(kind, rank, size, first, five, same, read_ms)
+
+
+def dense_orders(
+    asked: list[Query], entries: list[Entry], model: SelaVPR
+) -> tuple[list[list[int]], list[Result]]:
+    """The yardstick: dense float32."""
+
+    @torch.inference_mode()
+    def read(rows: Sequence[int]) -> list[Local]:
+        found = []
+        for row in rows:
+            tokens = entries[row].tokens[None].float().to(model.device)
+            grid = dense_cells((tokens.shape[1], tokens.shape[2]))
+            found.append(Local(model.densify(tokens)[0].flatten(0, 1), grid))
+        return found
+
+    orders, read_ms = ranked(asked, read)
+    one = read([0])[0].descriptors
+    size = float(one.numel() * 4)
+    return orders, [judged("float32", None, size, asked, orders, orders, read_ms)]
+
+
+def measured(
+    kind: str, rank: int | None, asked: list[Query], entries: list[Entry], model: SelaVPR,
+    truth: list[list[int]],
+) -> Result:  # fmt: skip
+    """Recall and size of one representation, through an index on disk."""
+    manifest = Manifest("storage", "Storage", "", model.fingerprint(), 0, (0, 0, 0, 0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        write(path, entries, manifest, network=model, local=kind, rank=rank)
+        index = PlaceIndex.open(path)
+        size = sum((path / name).stat().st_size for name in index.codec.arrays) / len(entries)
+        orders, read_ms = ranked(asked, lambda rows: index.local(rows, model))
+    return judged(kind, rank, size, asked, orders, truth, read_ms)
+
+
+def label(result: Result) -> str:
+    """A representation in a word or two."""
+    return result.kind if result.rank is None else f"{result.kind} {result.rank}"
+
+
+def table(results: list[Result]) -> str:
+    """Markdown."""
+    base = results[0]
+    lines = [
+        "| local features | KB per photo | R@1 | against float32 | R@5 | same first | ms to read |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for r in results:
+        lines.append(
+            f"| {label(r)} | {r.bytes_per_photo / 1000:,.1f} | {r.r1:.1%} | "
+            f"{(r.r1 - base.r1) * 100:+.1f} points | {r.r5:.1%} | {r.same_first:.1%} | "
+            f"{r.read_ms:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+COLOURS = {"tokens": "#3552a0", "keypoint": "#c05621", "product": "#2f855a", "dense": "#805ad5",
+           "none": "#718096", "float32": "#1a202c"}  # fmt: skip
+
+
+def plot(results: list[Result]) -> str:
+    """R@1 over KB per photo, which is on a logarithmic axis from 1 to 10,000."""
+    width, height, left, bottom = 760, 420, 70, 60
+    low = max(0.0, min(r.r1 for r in results) - 0.05)
+    high = min(1.0, max(r.r1 for r in results) + 0.05)
+
+    def x(kilobytes: float) -> float:
+        return left + (width - left - 20) * math.log10(min(max(kilobytes, 1), 10_000)) / 4
+
+    def y(recall: float) -> float:
+        return height - bottom - (height - bottom - 20) * (recall - low) / max(high - low, 1e-9)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="13">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
+    for power in range(5):
+        at = x(10**power)
+        parts.append(f'<line x1="{at}" y1="20" x2="{at}" y2="{height - bottom}" stroke="#e2e8f0"/>')
+        parts.append(
+            f'<text x="{at}" y="{height - bottom + 20}" text-anchor="middle">{10**power:,}</text>'
+        )
+    for i in range(6):
+        value = low + (high - low) * i / 5
+        at = y(value)
+        parts.append(f'<line x1="{left}" y1="{at}" x2="{width - 20}" y2="{at}" stroke="#e2e8f0"/>')
+        parts.append(f'<text x="{left - 8}" y="{at + 4}" text-anchor="end">{value:.0%}</text>')
+    middle = (left + width) / 2
+    parts.append(
+        f'<text x="{middle}" y="{height - 14}" text-anchor="middle">KB per photo</text>'
+        f'<text x="16" y="{height / 2}" transform="rotate(-90 16 {height / 2})" '
+        'text-anchor="middle">re-ranked R@1</text>'
+    )
+    for kind, colour in COLOURS.items():
+        points = sorted(
+            (x(r.bytes_per_photo / 1000), y(r.r1), label(r)) for r in results if r.kind == kind
+        )
+        if len(points) > 1:
+            path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in points)
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
+        for px, py, text in points:
+            parts.append(
+                f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"><title>{text}</title>'
+                "</circle>"
+            )
+        if points:
+            px, py, _ = points[-1]
+            parts.append(f'<text x="{px + 6:.1f}" y="{py - 6:.1f}" fill="{colour}">{kind}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
