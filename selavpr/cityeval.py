@@ -34,6 +34,10 @@ from selavpr.tables import find_table, read_table
 
 QUERY, OUTSIDE = "query", "outside"
 
+ANSWERS = 2
+"""Raise it when positions or evidence come out otherwise: what older journals say is then asked
+again."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -137,6 +141,7 @@ def ask(
         OptionError: an option is out of range, or the journal cannot be written.
     """
     settings = {
+        "answers": ANSWERS,
         "index": recognizer.index.manifest.files,
         "model": recognizer.model.fingerprint(),
         "precision": str(recognizer.model.precision),

@@ -13,10 +13,6 @@ RADIUS_M = 30.0
 """Candidates this close to each other speak for one place: two or three steps of a street whose
 references lie some 10 to 25 m apart."""
 
-VOTE = 2
-"""Power of a candidate's evidence when places compete. With 2, a candidate of twice the evidence
-outweighs three others, so that a clear leader is kept and a narrow one can be outvoted."""
-
 SHARPNESS = 8
 """Power of the evidence inside the place that won: candidates nearly as good pull the position
 along the street, the others only helped to choose it."""
@@ -25,20 +21,21 @@ along the street, the others only helped to choose it."""
 def fused(candidates: Sequence[Candidate]) -> Location:
     """The position most of the evidence agrees on.
 
-    Evidence is what exceeds chance: matches above the median of all candidates', or without
-    re-ranking the similarity above the least similar one's. First the places compete, each with
-    all its candidates; then the candidates of the winner settle the position.
+    Evidence is what exceeds chance: matches, or without re-ranking similarity, above the median of
+    all candidates'. First the places compete, each with the sum of its candidates' evidence, so
+    that a clear leader is kept and a narrow one can be outvoted; then the candidates of the winner
+    settle the position.
 
     Args:
         candidates: at least one, in order of ``rank``.
     """
-    counts = [c.matches for c in candidates if c.matches is not None]
+    counts = [float(c.matches) for c in candidates if c.matches is not None]
     values = [float(c.matches or 0) if counts else c.similarity for c in candidates]
-    floor = float(np.median(counts)) if counts else min(values)
+    floor = float(np.median(counts or values))
     most = max(max(values) - floor, 1e-9)
     excess = [max(value - floor, 0.0) / most for value in values]
     places = [c.place.location for c in candidates]
-    _, agrees = consensus(places, [x**VOTE for x in excess], RADIUS_M)
+    _, agrees = consensus(places, excess, RADIUS_M)
     inside = [i for i, agreed in enumerate(agrees) if agreed] or [0]
     weights = [excess[i] ** SHARPNESS for i in inside]
     location, _ = consensus([places[i] for i in inside], weights, RADIUS_M)

@@ -30,15 +30,15 @@ CHANCE = tuple((HOME.moved(0, 1000 + 100 * i), 100) for i in range(10))
 
 
 def test_three_that_agree_outvote_a_narrow_leader() -> None:
-    """1.0 for the leader alone against 3 x 0.9 squared = 2.4 for those that agree."""
+    """1.0 for the leader alone against 3 x 0.9 for those that agree."""
     agreeing = [(HOME.moved(0, 5 * i), 190) for i in (-1, 0, 1)]
     found = fused(listed((FAR, 200), *agreeing, *CHANCE))
     assert found.distance_m(HOME) < 1
 
 
 def test_a_clear_leader_is_not_outvoted() -> None:
-    """1.0 against 3 x 0.5 squared = 0.75."""
-    agreeing = [(HOME.moved(0, 5 * i), 150) for i in (-1, 0, 1)]
+    """1.0 against 3 x 0.3."""
+    agreeing = [(HOME.moved(0, 5 * i), 130) for i in (-1, 0, 1)]
     assert fused(listed((FAR, 200), *agreeing, *CHANCE)).distance_m(FAR) < 0.01
 
 
@@ -55,10 +55,10 @@ def test_two_equals_meet_in_the_middle() -> None:
 
 
 def test_without_matches_similarity_decides() -> None:
-    rows = [(HOME, 0.9), (HOME.moved(10, 0), 0.8), (FAR, 0.5)]
+    rows = [(HOME, 0.9), (HOME.moved(10, 0), 0.8), (FAR, 0.7), (FAR, 0.5), (FAR, 0.3)]
     found = fused([candidate(i, place, None, s) for i, (place, s) in enumerate(rows, 1)])
-    # 0.75 to the power of 8 is 0.1001.
-    assert HOME.offset_m(found)[0] == pytest.approx(10 * 0.1001 / 1.1001, abs=0.01)
+    # Above the median of 0.7: 1 and 0.5, to the power of 8.
+    assert HOME.offset_m(found)[0] == pytest.approx(10 / 257, abs=0.01)
 
 
 def test_candidates_that_were_not_re_ranked_have_no_vote() -> None:
