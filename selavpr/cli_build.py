@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from selavpr import building, gather, layouts, panorama, panoramax, planning, thinning, video
-from selavpr.collecting import ATTRIBUTION
+from selavpr import building, gather, panoramax, planning
+from selavpr.cli_source import Bars, add_source, options_of
 from selavpr.download import Fetcher
 from selavpr.errors import OptionError
 from selavpr.index import Manifest, work_folder
@@ -29,10 +29,10 @@ NAMED = 5
 
 def index_build(args: argparse.Namespace) -> int:
     """Build an index, or say what building it would take."""
-    options = _options(args)
+    options = options_of(args)
     kind = gather.kind_of(args.source, args.layout)
     work = args.photos or args.out.absolute().with_name(f"{args.out.absolute().name}.photos")
-    bars = _Bars(args.quiet)
+    bars = Bars(args.quiet)
     try:
         with bars:
             found = gather.gather(args.source, kind, options, work, bars.show, dry=args.dry_run)
@@ -122,62 +122,6 @@ def _dry_run(
     return 0
 
 
-def _options(args: argparse.Namespace) -> gather.Options:
-    where = {}
-    for condition in args.where:
-        column, equals, value = condition.partition("=")
-        if not equals or not column:
-            raise OptionError(f"--where takes column=value, not {condition!r}.")
-        where[column] = value
-    try:
-        headings = tuple(float(text) % 360 for text in args.headings.split(",") if text.strip())
-    except ValueError as error:
-        raise OptionError(f"--headings takes degrees, such as 0,90,180,270: {error}.") from error
-    if any(heading != heading for heading in headings):
-        raise OptionError("--headings takes finite degrees.")
-    return gather.Options(
-        where=where,
-        cities=tuple(args.city),
-        split=args.split,
-        utm_zone=args.utm_zone,
-        gpx=args.gpx,
-        every_m=args.every,
-        video_start=args.video_start,
-        time_offset_s=args.time_offset,
-        headings=tuple(dict.fromkeys(headings)),
-        field_of_view=args.field_of_view,
-        thin_m=args.thin,
-        thin_deg=args.thin_turn,
-        limit=args.limit,
-        workers=args.workers,
-        rate=args.rate,
-        server=args.server,
-    )
-
-
-class _Bars:
-    """One bar for each thing that is done before the build, with its rate and time left."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: tqdm[None] | None = None
-        self._what = ""
-
-    def show(self, what: str, done: int, total: int) -> None:
-        if self._bar is None or what != self._what:
-            self.__exit__()
-            self._bar = tqdm(total=total or None, desc=what, unit="photo", disable=self._quiet)
-            self._what = what
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
 def _say_notes(found: gather.Gathered) -> None:
     for note in found.notes:
         print(f"selavpr: {plain(note)}", file=sys.stderr)
@@ -223,56 +167,12 @@ def add_build(commands: Parsers) -> None:
     )
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="index folder to make or replace")
-    add("--from", dest="source", required=True, metavar="SOURCE", help="where the photos are")
     add("--dry-run", action="store_true",
         help="say how many photos, how big and how long, and write nothing")  # fmt: skip
-    add("--limit", type=int, default=0, metavar="N", help="take N photos at most, spread evenly")
-    add("--thin", type=float, default=0, metavar="M", help="leave out photos within M metres of "
-        "another that looks the same way (default 0: keep all)")  # fmt: skip
-    add("--thin-turn", type=float, default=thinning.TURN_DEG, metavar="DEG",
-        help="that is, by up to DEG degrees (default %(default)g)")  # fmt: skip
-    _add_sources(parser)
+    add_source(parser)
     add_model(parser)
     _add_index(parser)
     parser.set_defaults(run=index_build)
-
-
-def _add_sources(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("tables and benchmarks").add_argument
-    add("--layout", default="", choices=("table", "exif", "utm", "msls", "gsv-cities"),
-        help="how to read a folder (default: found out)")  # fmt: skip
-    add("--where", action="append", default=[], metavar="COLUMN=VALUE",
-        help="take only rows with this value; may be repeated")  # fmt: skip
-    add("--city", action="append", default=[], metavar="NAME",
-        help="only this city of MSLS or GSV-Cities; may be repeated")  # fmt: skip
-    add("--split", choices=layouts.SPLITS, help="of a folder with several (default: the first)")
-    add("--utm-zone", default="", metavar="ZONE",
-        help="such as 32N, for @utm@ names that carry none")  # fmt: skip
-    add = parser.add_argument_group("videos").add_argument
-    add("--gpx", type=Path, metavar="FILE", help="track (default: that beside the video)")
-    add("--every", type=float, default=video.EVERY_M, metavar="M",
-        help="metres between photos (default %(default)g)")  # fmt: skip
-    add("--video-start", default="", metavar="TIME",
-        help="when it was begun, as 2026-05-01T12:30:00Z, if the video does not say")  # fmt: skip
-    add("--time-offset", type=float, default=0, metavar="S",
-        help="seconds by which the camera's clock was slow")  # fmt: skip
-    add = parser.add_argument_group("360-degree panoramas").add_argument
-    add("--headings", default=",".join(f"{h:g}" for h in panorama.HEADINGS), metavar="DEG,...",
-        help="compass directions of the views to cut (default %(default)s); an empty text leaves "
-        "panoramas as they are")  # fmt: skip
-    add("--field-of-view", type=float, default=panorama.FIELD_OF_VIEW, metavar="DEG",
-        help="of a view from left to right (default %(default)g)")  # fmt: skip
-    add = parser.add_argument_group("downloads").add_argument
-    add("--photos", type=Path, metavar="DIR",
-        help=f"folder for downloads, frames and views, kept, with {ATTRIBUTION} "
-        "(default: OUT.photos)")  # fmt: skip
-    add("--workers", type=int, default=4, metavar="N",
-        help="downloads, or photos looked into, at a time (default %(default)s)")  # fmt: skip
-    add(
-        "--rate", type=float, default=5, metavar="N", help="requests a second (default %(default)g)"
-    )
-    add("--server", default="", metavar="URL",
-        help=f"Panoramax server (default PANORAMAX_URL, or {panoramax.INSTANCE})")  # fmt: skip
 
 
 def _add_index(parser: argparse.ArgumentParser) -> None:

@@ -81,13 +81,13 @@ class Gathered(Found):
         kind: how the source was read.
         offers: photos that are not downloaded; in a dry run only.
         expected: photos a video will give; in a dry run only.
-        sample: makes some of these in a folder.
+        sample: makes some of these in a folder; None where there are none.
     """
 
     kind: Kind = "table"
     offers: list[Offer] = field(default_factory=list)
     expected: int = 0
-    sample: Callable[[Path], Sequence[Path]] = lambda folder: ()
+    sample: Callable[[Path], Sequence[Path]] | None = None
 
 
 def kind_of(source: str, layout: str = "") -> Kind:

@@ -69,7 +69,7 @@ def find(area: Area, fetcher: Fetcher, home: str, problems: list[str]) -> Iterat
                     problems.append(why)
             url, params = _next(page, home), None
             if url is None or not items:
-                return found, url is None and len(items) >= LIMIT
+                return found, url is None and _is_cut_short(page, len(items))
         return found, True
 
     yield from search([area], ask)
@@ -110,6 +110,12 @@ def read_item(item: Any, home: str) -> tuple[Offer | None, str]:
         ),
         "",
     )
+
+
+def _is_cut_short(page: dict[str, Any], count: int) -> bool:
+    """Whether an answer without a next page is not all: full, or fewer than the server counts."""
+    matched = page.get("numberMatched", _table(page.get("context")).get("matched"))
+    return count >= LIMIT or (isinstance(matched, int) and matched > count > 0)
 
 
 def _next(page: dict[str, Any], home: str) -> str | None:

@@ -98,7 +98,9 @@ def plan(
     panoramas = len(found.panoramas) + sum(offer.panorama for offer in found.offers)
     photos = len(found.photos) + len(found.offers) + found.expected + panoramas * (views - 1)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [*(photo.path for photo in _some(found.photos)), *found.sample(Path(folder))]
+        paths = [photo.path for photo in _some(found.photos)]
+        if found.sample is not None:
+            paths += found.sample(Path(folder))
         sizes: list[int] = []
         seconds: list[float] = []
         if fetcher is not None:

@@ -30,6 +30,7 @@ class Street:
         photos: id to fields: lon, lat, heading, pano, licence, credit.
         limit: most photos in an answer, whatever is asked for.
         pages: whether Panoramax's answers are linked to the next one.
+        counts: whether they say how many photos there are in all.
         faults: path to what goes wrong with the next requests of it, in order.
         extra: items put into every search as they are.
         asked: path, query and headers of each request.
@@ -39,6 +40,7 @@ class Street:
     photos: dict[str, dict[str, Any]] = field(default_factory=dict)
     limit: int = 10_000
     pages: bool = False
+    counts: bool = False
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     extra: list[Any] = field(default_factory=list)
     asked: list[tuple[str, dict[str, str], dict[str, str]]] = field(default_factory=list)
@@ -66,6 +68,8 @@ class Street:
             "features": [*(self.item(name) for name in page), *self.extra],
             "links": [{"rel": "self", "href": "/"}, {"rel": "root", "href": "/"}],
         }
+        if self.counts:
+            answer["numberMatched"] = len(found)
         if self.pages and start + limit < len(found):
             href = f"{self.address}/api/search?bbox={query['bbox']}&start={start + limit}"
             answer["links"].append({"rel": "next", "href": f"{href}&limit={limit}"})

@@ -15,7 +15,7 @@ from PIL import Image
 from street_server import TOKEN, Street, serving
 from test_gather import AREA, HERE, snap
 
-from selavpr import SelaVPR, building, cli, cli_build, planning
+from selavpr import SelaVPR, building, cli, cli_build, cli_source, planning
 from selavpr.index import PlaceIndex, work_folder
 from selavpr.planning import Plan, find_batch_size, size_text, time_text
 from selavpr.tables import NAMES
@@ -102,17 +102,17 @@ def test_a_build_that_was_stopped_equals_one_that_was_not(
     source = ("--from", f"panoramax:{AREA}", "--quiet", "--workers", "1", "--name", "x")
     assert run("straight", *source)[0] == 0
     stops = iter(["downloads", "build"])
-    show, extract = cli_build._Bars.show, SelaVPR.extract_each
+    show, extract = cli_source.Bars.show, SelaVPR.extract_each
 
     def stop_downloads(self: Any, what: str, done: int, total: int) -> None:
         show(self, what, done, total)
         if what == "downloads" and done == 4 and next(stops, None):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_build._Bars, "show", stop_downloads)
+    monkeypatch.setattr(cli_source.Bars, "show", stop_downloads)
     code, _, error = run("stopped", *source)
     assert code == INTERRUPTED and "the same command goes on from here" in error
-    monkeypatch.setattr(cli_build._Bars, "show", show)
+    monkeypatch.setattr(cli_source.Bars, "show", show)
     calls = 0
 
     def stop_extracting(self: SelaVPR, images: Any, **options: Any) -> Any:

@@ -274,4 +274,4 @@ def test_a_video(tmp_path: Path) -> None:
     assert len(found) == 3 and found[1].place.location.distance_m(HERE.moved(0, 7)) < 0.1
     dry = gathered(tmp_path / "v.mp4", tmp_path / "x", every_m=1, dry=True)
     assert (dry.photos, dry.expected, (tmp_path / "x").exists()) == ([], 21, False)
-    assert len(dry.sample(tmp_path / "samples")) == 4
+    assert dry.sample and len(dry.sample(tmp_path / "samples")) == 4

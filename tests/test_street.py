@@ -118,6 +118,11 @@ def test_panoramax_all_photos_once(street: Street, limit: int, pages: bool) -> N
     )  # fmt: skip
 
 
+def test_panoramax_that_gives_less_than_is_asked_for(street: Street) -> None:
+    street.limit, street.counts = 3, True
+    assert len(found_by(street)[0]) == 12
+
+
 def test_panoramax_part_of_an_area(street: Street) -> None:
     offers, _ = found_by(street, area=Area(2.0, 48.0, 2.05, 48.05))
     inside = [
