@@ -8,15 +8,13 @@ are valid for some days only, which is why they are asked for again by each buil
 from __future__ import annotations
 
 import datetime
-import math
 import os
 from collections.abc import Iterator
 from typing import Any
 
 from selavpr.download import DownloadError, Fetcher
-from selavpr.errors import LocationError, OptionError
-from selavpr.geo import Location
-from selavpr.offers import Area, Offer, search
+from selavpr.errors import OptionError
+from selavpr.offers import Area, Offer, read_heading, read_place, read_text, search
 
 SERVER = "https://graph.mapillary.com"
 """``MAPILLARY_URL`` names another, for tests and mirrors."""
@@ -107,42 +105,28 @@ def read_item(item: Any) -> tuple[Offer | None, str]:
     url = item.get("thumb_2048_url")
     if not isinstance(url, str):
         return None, f"{name} names no file that can be downloaded."
-    location = _place(item.get("computed_geometry")) or _place(item.get("geometry"))
+    location = read_place(item.get("computed_geometry")) or read_place(item.get("geometry"))
     if location is None:
         return None, f"{name} has no valid position."
-    heading = _number(item.get("computed_compass_angle"))
+    heading = read_heading(item.get("computed_compass_angle"))
     if heading is None:
-        heading = _number(item.get("compass_angle"))
+        heading = read_heading(item.get("compass_angle"))
     creator = item.get("creator")
-    author = creator.get("username") if isinstance(creator, dict) else None
     return (
         Offer(
             "mapillary",
             photo_id,
             url,
             location,
-            None if heading is None else heading % 360,
+            heading,
             panorama=item.get("is_pano") is True or item.get("camera_type") in _TURNS,
             captured_at=_time(item.get("captured_at")),
-            credit=author if isinstance(author, str) else "",
+            credit=read_text(creator.get("username") if isinstance(creator, dict) else None),
             licence=LICENCE,
             page=f"https://www.mapillary.com/app/?pKey={photo_id}",
         ),
         "",
     )
-
-
-def _place(geometry: Any) -> Location | None:
-    try:
-        longitude, latitude = geometry["coordinates"][:2]
-        return Location(latitude, longitude)
-    except (LocationError, TypeError, ValueError, KeyError):
-        return None
-
-
-def _number(value: Any) -> float | None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
 
 
 def _time(milliseconds: Any) -> str:

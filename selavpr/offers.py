@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from selavpr.errors import LocationError, OptionError
 from selavpr.geo import Location
 
 SMALLEST_DEG = 1e-5
 """An area of about a metre is not divided further, however many photos it holds."""
+
+MAX_TEXT = 200
+"""Characters kept of what a service says, such as an author's name."""
 
 
 @dataclass(frozen=True)
@@ -136,3 +140,37 @@ def search(
         new = [offer for offer in offers if offer.photo_id not in seen]
         seen.update(offer.photo_id for offer in new)
         yield new
+
+
+def read_place(geometry: Any) -> Location | None:
+    """The place of a GeoJSON point; None where it is none. Nothing about it is believed."""
+    try:
+        longitude, latitude = geometry["coordinates"][:2]
+        return Location(latitude, longitude)
+    except (LocationError, TypeError, ValueError, KeyError, OverflowError):
+        return None
+
+
+def read_number(value: Any) -> float | None:
+    """A finite number of a JSON answer; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON's whole numbers have no end
+        return None
+    return number if math.isfinite(number) else None
+
+
+def read_heading(value: Any) -> float | None:
+    """A direction of a JSON answer, 0 to below 360 degrees; None where it is none."""
+    number = read_number(value)
+    # Twice, since a hair below 0 becomes 360 itself.
+    return None if number is None else number % 360 % 360
+
+
+def read_text(value: Any) -> str:
+    """A text of a JSON answer, fit to be shown; empty where it is none."""
+    if not isinstance(value, str):
+        return ""
+    return "".join(c if c.isprintable() else "?" for c in value)[:MAX_TEXT]

@@ -7,16 +7,22 @@ apart with distrust: one that lacks what we need is passed over and counted.
 
 from __future__ import annotations
 
-import math
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from selavpr.download import DownloadError, Fetcher
-from selavpr.errors import LocationError
-from selavpr.geo import Location
-from selavpr.offers import Area, Offer, search
+from selavpr.offers import (
+    Area,
+    Offer,
+    read_heading,
+    read_number,
+    read_place,
+    read_text,
+    search,
+)
 
 INSTANCE = "https://api.panoramax.xyz"
 """The federation's catalogue of all servers; ``PANORAMAX_URL`` names another."""
@@ -80,20 +86,17 @@ def read_item(item: Any, home: str) -> tuple[Offer | None, str]:
     photo_id = item.get("id") if isinstance(item, dict) else None
     if not isinstance(photo_id, str) or not photo_id:
         return None, "An item of the search has no id."
-    name = f"Panoramax photo {_plain(photo_id)}"
+    name = f"Panoramax photo {read_text(photo_id)}"
     about = _table(item.get("properties"))
     url = _url(item.get("assets"), home)
     if url is None:
         return None, f"{name} names no file that can be downloaded."
-    licence = _text(about.get("license") or about.get("geovisio:license"))
+    licence = read_text(about.get("license") or about.get("geovisio:license"))
     if licence.lower() not in OPEN_LICENCES:
         return None, f"{name} has no open licence that is known here: {licence or 'none'}."
-    try:
-        longitude, latitude = _table(item.get("geometry")).get("coordinates", ())[:2]
-        location = Location(latitude, longitude)
-    except (LocationError, TypeError, ValueError):
+    location = read_place(item.get("geometry"))
+    if location is None:
         return None, f"{name} has no valid position."
-    heading = _number(about.get("view:azimuth"))
     optics = _table(about.get("pers:interior_orientation"))
     return (
         Offer(
@@ -101,12 +104,12 @@ def read_item(item: Any, home: str) -> tuple[Offer | None, str]:
             photo_id,
             url,
             location,
-            None if heading is None else heading % 360,
-            panorama=_number(optics.get("field_of_view")) == 360,
-            captured_at=_text(about.get("datetimetz")) or _text(about.get("datetime")),
+            read_heading(about.get("view:azimuth")),
+            panorama=read_number(optics.get("field_of_view")) == 360,
+            captured_at=read_text(about.get("datetimetz")) or read_text(about.get("datetime")),
             credit=_producer(item, about),
             licence=licence,
-            page=f"{home}/?pic={_plain(photo_id)}",
+            page=f"{home}/?pic={read_text(photo_id)}",
         ),
         "",
     )
@@ -123,45 +126,34 @@ def _next(page: dict[str, Any], home: str) -> str | None:
     links = page.get("links")
     for link in links if isinstance(links, list) else ():
         link = _table(link)
-        method = _text(link.get("method")).upper()
-        if link.get("rel") == "next" and method in ("", "GET") and _text(link.get("href")):
-            url = urljoin(f"{home}/api/search", _text(link["href"]))
-            if urlsplit(url).netloc == urlsplit(home).netloc:
-                return url
+        method = read_text(link.get("method")).upper()
+        if link.get("rel") == "next" and method in ("", "GET") and read_text(link.get("href")):
+            with contextlib.suppress(ValueError):
+                url = urljoin(f"{home}/api/search", str(link["href"]))
+                if urlsplit(url).netloc == urlsplit(home).netloc:
+                    return url
     return None
 
 
 def _url(assets: Any, home: str) -> str | None:
     for size in SIZES:
-        href = _text(_table(_table(assets).get(size)).get("href"))
-        if href:
-            return urljoin(f"{home}/", href)
+        href = _table(_table(assets).get(size)).get("href")
+        if href and isinstance(href, str):
+            with contextlib.suppress(ValueError):
+                return urljoin(f"{home}/", href)
     return None
 
 
 def _producer(item: dict[str, Any], about: dict[str, Any]) -> str:
     producer = about.get("geovisio:producer")
-    if isinstance(producer, str) and producer:
-        return _plain(producer)
+    if name := read_text(producer):
+        return name
     providers = item.get("providers")
     for provider in providers if isinstance(providers, list) else ():
-        if name := _text(_table(provider).get("name")):
-            return _plain(name)
+        if name := read_text(_table(provider).get("name")):
+            return name
     return ""
 
 
 def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _number(value: Any) -> float | None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from street_server import TOKEN, Street, serving
 
@@ -359,3 +359,68 @@ def test_names_of_files_are_safe_and_differ(ids: list[str]) -> None:
     for name in names:
         assert "/" not in name and "\\" not in name and len(name) < 120
         assert name.startswith("panoramax-") and name.endswith(".jpg") and name.isascii()
+
+
+# Whatever a server sends
+
+ITEM = {"geometry": {"coordinates": [10**400, 10**400]}}
+AZIMUTH = {"properties": {"license": "CC-BY-4.0", "view:azimuth": 10**400}}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+    | st.just(10**400) | st.sampled_from(["CC-BY-4.0", "http://x/y.jpg", "p1"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from([
+            "id", "properties", "assets", "sd", "href", "geometry", "coordinates", "license",
+            "view:azimuth", "pers:interior_orientation", "field_of_view", "providers", "name",
+            "thumb_2048_url", "computed_geometry", "creator", "username", "captured_at", "links",
+            "computed_compass_angle", "datetime", "geovisio:producer",
+        ]), inner, max_size=6),
+    max_leaves=12,
+)  # fmt: skip
+
+
+def mutations(item: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """The item with some of its fields, or fields of its fields, replaced by anything."""
+    changed = st.dictionaries(st.sampled_from(sorted(item)), json_values, max_size=2)
+    inner = [name for name, value in item.items() if isinstance(value, dict)]
+    deep = st.sampled_from(inner).flatmap(
+        lambda name: st.dictionaries(
+            st.sampled_from(sorted(item[name])), json_values, max_size=2
+        ).map(lambda more: {name: {**item[name], **more}})
+    )
+    return st.builds(lambda *parts: {**item, **parts[0], **parts[1]}, changed, deep)
+
+
+GOOD = Street("http://x")
+GOOD.add("p1", 2.0, 48.0)
+
+
+@settings(max_examples=100)
+@given(json_values | mutations(GOOD.item("p1")))
+@example({**GOOD.item("p1"), **ITEM})
+@example({**GOOD.item("p1"), **AZIMUTH})
+@example({**GOOD.item("p1"), "assets": {"sd": {"href": "http://[x"}}})
+@example({**GOOD.item("p1"), "properties": {"license": "CC-BY-4.0", "view:azimuth": -1e-20}})
+def test_any_item_of_panoramax(item: Any) -> None:
+    offer, why = panoramax.read_item(item, "http://x")
+    assert (offer is None) == bool(why) and why.isprintable()
+    if offer is not None:
+        assert offer.heading is None or 0 <= offer.heading < 360
+        assert offer.credit.isprintable() and file_name(offer)
+
+
+MAPILLARY = GOOD.images({"bbox": "1,47,3,49"})["data"][0]
+
+
+@settings(max_examples=100)
+@given(json_values | mutations(MAPILLARY))
+@example({**MAPILLARY, "computed_geometry": ITEM["geometry"]})
+@example({**MAPILLARY, "computed_compass_angle": 10**400, "captured_at": 10**400})
+@example({**MAPILLARY, "creator": {"username": "a\nb\x1b[31m"}})
+def test_any_item_of_mapillary(item: Any) -> None:
+    offer, why = mapillary.read_item(item)
+    assert (offer is None) == bool(why) and why.isprintable()
+    if offer is not None:
+        assert offer.heading is None or 0 <= offer.heading < 360
+        assert offer.credit.isprintable() and file_name(offer)
