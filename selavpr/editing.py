@@ -153,11 +153,13 @@ def _add(
     entries, problems = extracted(new.parent / "parts", photos, model, batch_size, progress)
     images = {place.image.casefold() for place in places}
     rows, descriptors = _rows(index, range(len(index)), places, link), []
+    added = _Added(entries, index.codec, model)
     for entry in entries:
         place = clean(entry.place)
         place = dataclasses.replace(place, image=_free(place.image, images))
         descriptors.append(entry.descriptor.numpy())
-        rows.append(_new_row(place, entry, index.codec, model))
+        grid = (entry.tokens.shape[0], entry.tokens.shape[1])
+        rows.append(_Row(place, grid, added.arrays, added.put_photo))
     if not descriptors:
         raise IndexFileError(f"None of the {len(photos)} photos is usable. {problems[0]}")
     more = np.stack(descriptors).astype(np.float32)
@@ -305,15 +307,25 @@ def _rows(
     ]
 
 
-def _new_row(place: Place, entry: Entry, codec: Codec, model: SelaVPR) -> _Row:
-    grid = (entry.tokens.shape[0], entry.tokens.shape[1])
-    coded = codec.coded(entry.tokens, model)  # compact, unlike the tokens
+class _Added:
+    """Features and photos that are new, in order of their rows, one in memory at a time."""
 
-    def put_photo(target: Path) -> None:
+    def __init__(self, entries: Iterable[Entry], codec: Codec, model: SelaVPR) -> None:
+        self._entries = iter(entries)
+        self._codec = codec
+        self._model = model
+        self._photo = b""
+
+    def arrays(self) -> Arrays:
+        """Of the next photo."""
+        entry = next(self._entries)
+        self._photo = entry.photo
+        return self._codec.coded(entry.tokens, self._model)
+
+    def put_photo(self, target: Path) -> None:
+        """That of which the arrays were asked for last."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(entry.photo)
-
-    return _Row(place, grid, lambda: coded, put_photo)
+        target.write_bytes(self._photo)
 
 
 def _write(
@@ -322,7 +334,7 @@ def _write(
     grids = np.array([row.grid for row in rows], dtype=np.uint16)
     with torch.inference_mode(), ArrayWriter(new, codec, grids) as writer:
         for row in rows:
-            writer.add(row.arrays())
+            writer.add(row.arrays())  # before its photo, see _Added
             if row.place.image:
                 row.put_photo(new / row.place.image)
     sums = {row.place.image: row.sha256 for row in rows if row.sha256}

@@ -16,8 +16,10 @@ from selavpr import IndexFileError, OptionError, SelaVPR
 from selavpr.building import build
 from selavpr.index import PlaceIndex, verify
 from selavpr.indexfiles import CODEC, CODES
-from selavpr.localcodecs import CODECS
+from selavpr.localcodecs import CODECS, Local
+from selavpr.matching import count_mutual
 from selavpr.recognizer import Recognizer
+from selavpr.reranking import count_local
 from selavpr.sources import SourcePhoto
 
 CELLS = 13 * 13  # of a grid of 4 x 4 tokens
@@ -151,6 +153,19 @@ def test_options_out_of_range(
 def test_only_tokens_have_tokens(made: dict[str, Path]) -> None:
     with pytest.raises(OptionError, match="keeps no tokens"):
         PlaceIndex.open(made["dense"]).tokens(0)
+
+
+def test_candidates_of_different_sizes_are_counted_together() -> None:
+    """Such as photos extracted anew, of which one was a token wider when it was indexed."""
+    rows = torch.nn.functional.normalize(
+        torch.randn(5, 40, 8, generator=torch.Generator().manual_seed(0)), dim=2
+    )
+    sizes = {3: 40, 1: 30, 7: 40, 2: 25}
+    candidates = {row: rows[i + 1, :size] for i, (row, size) in enumerate(sizes.items())}
+    counts = count_local(
+        rows[0], list(sizes), lambda some: [Local(candidates[row], (1, 1)) for row in some]
+    )
+    assert counts == [int(count_mutual(rows[0], candidates[row][None])[0]) for row in sizes]
 
 
 # Damage
