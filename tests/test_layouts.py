@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from selavpr import LocationError, OptionError
 from selavpr.geo import Location
-from selavpr.layouts import find_layout, photo_files, read_benchmark
+from selavpr.layouts import find_layout, photo_files, read_benchmark, read_utm
 from selavpr.utm import to_utm
 
 HERE = Location(37.7749, -122.4194)
@@ -75,6 +77,20 @@ def test_names_without_a_position(tmp_path: Path, name: str) -> None:
     touch(tmp_path / name)
     with pytest.raises(LocationError, match="does not start with @utm_east@utm_north@"):
         read_benchmark(tmp_path)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(
+    ["", "1", "500000", "5e6", "-3", "nan", "inf", "1e400", "32", "99", "S", "T", "x", "48.1", "²"]
+), max_size=15))  # fmt: skip
+def test_any_name_is_a_photo_or_a_clear_error(tmp_path: Path, fields: list[str]) -> None:
+    path = touch(tmp_path / f"@{'@'.join(fields)}@.jpg")
+    try:
+        (photo,) = read_utm(tmp_path)
+        assert photo.metres and all(map(math.isfinite, photo.metres))
+    except LocationError as error:
+        assert path.name in str(error)
+    path.unlink()
 
 
 def msls_city(folder: Path, *, raw: str = "", more: str = "") -> None:

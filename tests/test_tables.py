@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from selavpr import LocationError, OptionError
+from selavpr import LocationError, OptionError, SelaVPRError
 from selavpr.geo import Location
 from selavpr.tables import find_table, fits, read_table
 
@@ -97,6 +99,26 @@ def test_which_table(tmp_path: Path) -> None:
         find_table(tmp_path)
     assert find_table(write(tmp_path / "places.csv", "")).name == "places.csv"
     assert find_table(tmp_path).name == "places.csv"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["properties", "geometry", "coordinates", "image", "heading", "role", "y"]),
+        inner, max_size=4),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(anything, max_size=3))
+def test_any_geojson_is_rows_or_a_clear_error(tmp_path: Path, features: list[Any]) -> None:
+    table = write(tmp_path / "map.geojson", geojson(feature("a.jpg"), *features))
+    try:
+        assert len(read_table(table)) == 1 + len(features)
+    except SelaVPRError as error:
+        assert str(error)
 
 
 def test_fits(tmp_path: Path) -> None:
