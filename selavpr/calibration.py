@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selavpr import metrics
-from selavpr.confidence import RIGHT_M, VERDICTS, Calibration, Evidence, Verdict, logistic
+from selavpr.confidence import RIGHT_M, VERDICTS, Evidence, Verdict
 from selavpr.errors import IndexFileError, OptionError
 from selavpr.indexfiles import MANIFEST, manifest_text, read_manifest
+from selavpr.judgement import Calibration
+from selavpr.regression import fit_logistic, logistic
 
 FEWEST = FOLDS = 5
 """Folds of the cross-validation, each of which needs a photo of the city and one from elsewhere."""
@@ -202,45 +204,6 @@ def store(folder: Path, calibration: Calibration | None) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise IndexFileError(f"Cannot write {MANIFEST}: {error.strerror or error}.") from error
-
-
-def fit_logistic(z: Floats, labels: Flags, strength: float) -> Floats:
-    """Logistic regression by Newton's method: the same numbers on every run.
-
-    Labels are drawn in a little from 0 and 1 (Platt 1999), so that separable or one-sided data
-    give finite weights and no claim of certainty.
-
-    Args:
-        z: ``[n, F]`` standardised features.
-        labels: ``[n]``.
-        strength: of the penalty on squared weights; the intercept is free.
-
-    Returns:
-        ``[1 + F]``, the intercept first.
-    """
-    positive, negative = int(labels.sum()), int((~labels).sum())
-    target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    columns = np.column_stack([np.ones(len(z)), z])
-    penalty = np.full(columns.shape[1], strength)
-    penalty[0] = 1e-9
-    weights = np.zeros(columns.shape[1])
-
-    def loss(w: Floats) -> float:
-        line = columns @ w
-        return float((np.logaddexp(0, line) - target * line).sum() + (penalty * w * w).sum() / 2)
-
-    for _ in range(50):
-        p = logistic(weights, z)
-        gradient = columns.T @ (p - target) + penalty * weights
-        curvature = (columns * (p * (1 - p) + 1e-9)[:, None]).T @ columns + np.diag(penalty)
-        step = np.linalg.solve(curvature, gradient)
-        # Newton's step may overshoot where the curve is flat: halve it until it helps.
-        while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-12:
-            step = step / 2
-        weights = weights - step
-        if np.abs(step).max() < 1e-10:
-            break
-    return weights
 
 
 def _folds(inside: Flags) -> NDArray[np.int64]:

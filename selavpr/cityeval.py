@@ -20,12 +20,13 @@ import numpy as np
 
 from selavpr import metrics
 from selavpr.calibration import Sample, quality
-from selavpr.confidence import VERDICTS, Calibration, Evidence, Verdict, verdict
+from selavpr.confidence import VERDICTS, Evidence, Verdict, verdict
 from selavpr.errors import LocationError, OptionError, SelaVPRError
 from selavpr.evaluation import FUSED, GLOBAL, NS, RERANKED, Evaluation, summarise
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex
 from selavpr.journal import Journal
+from selavpr.judgement import Calibration
 from selavpr.layouts import photo_files
 from selavpr.recognizer import Recognizer
 from selavpr.reranking import order_of

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from selavpr import calibration, cityeval, protocols
 from selavpr.cityeval import Answer
-from selavpr.confidence import Calibration
 from selavpr.errors import OptionError
 from selavpr.evaluation import GLOBAL, RERANKED, Evaluation, summarise, table, write_json
 from selavpr.index import PlaceIndex
+from selavpr.judgement import Calibration
 from selavpr.model import SelaVPR
 from selavpr.protocols import Protocol, Task
 from selavpr.recognizer import Recognizer

@@ -1,14 +1,12 @@
-"""How sure is the answer? From the evidence of a recognition to a probability and a verdict.
+"""How sure is the answer? The evidence of a recognition, and the verdict without calibration.
 
 The raw number of mutual matches says little: two random 61 x 61 grids share about 1,870 of them
 (REFERENCE figures, and measured). What tells is how far the best candidate's count stands out from
 the other candidates', how many of its matches agree on one geometry, how far the next best *other*
 place falls behind, and whether the leading candidates lie together on the map.
 
-A calibration, fitted by ``index calibrate`` and kept in the index, turns this evidence into two
-probabilities: that the photo shows the city, and that the answer is right. Until an index has one,
-no probability is claimed: ``confidence`` is None, and the verdict follows from fixed, cautious
-rules over the same evidence.
+A calibration (see ``judgement``) turns this evidence into probabilities. Until an index has one,
+none is claimed: ``confidence`` is None, and the verdict follows from fixed, cautious rules.
 """
 
 from __future__ import annotations
@@ -17,20 +15,16 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selavpr.errors import IndexFileError
 from selavpr.geo import Location
 from selavpr.structs import Candidate
 
 Verdict = Literal["sure", "probably", "unsure", "not here"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-
-VERSION = 1
-"""Of the calibration's form; another one is passed over, which leaves the index uncalibrated."""
 
 TOGETHER_M = 50.0
 """Candidates this close to the answer support it; farther ones show another place."""
@@ -50,9 +44,6 @@ FEATURES = (
     "similarity",
     "similarity_lead",
 )
-
-MOST_DEVIATIONS = 4.0
-"""Evidence is cut off this far from what calibration saw: beyond it nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -143,153 +134,3 @@ def verdict(evidence: Evidence) -> Verdict:
     """
     strong = evidence.agreeing >= 0.35 and evidence.margin >= 10
     return "probably" if strong else "unsure"
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a calibration says of an answer.
-
-    Attributes:
-        confidence: probability that the photo shows the city.
-        right: probability that the answer is within 25 m of the truth.
-        verdict: in words.
-        radius50_m: half of the answers like this lie within this many metres.
-        radius90_m: nine tenths do.
-    """
-
-    confidence: float
-    right: float
-    verdict: Verdict
-    radius50_m: float
-    radius90_m: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Two logistic regressions over the evidence, thresholds, and radii; see ``calibration``.
-
-    Attributes:
-        mean: of each of ``FEATURES`` over the calibration photos.
-        scale: standard deviations, positive.
-        here: intercept and weights of "the photo shows the city".
-        right: intercept and weights of "the answer is right".
-        not_here_below: below this probability of the city the verdict is "not here".
-        probably_from: from this probability of a right answer it is "probably"...
-        sure_from: ...and from this one "sure"; above 1 where no threshold was safe enough.
-        steps: ascending probabilities of a right answer that part the radii.
-        radius50_m: for each step, and for those below the first; one more than steps.
-        radius90_m: likewise.
-        top_k: candidates that were re-ranked when it was fitted.
-        photos: photos of the city it was fitted to.
-        outside: photos from elsewhere.
-
-    Raises:
-        IndexFileError: a number is missing, not finite or outside its domain.
-    """
-
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    here: tuple[float, ...]
-    right: tuple[float, ...]
-    not_here_below: float
-    probably_from: float
-    sure_from: float
-    steps: tuple[float, ...]
-    radius50_m: tuple[float, ...]
-    radius90_m: tuple[float, ...]
-    top_k: int
-    photos: int
-    outside: int
-
-    def __post_init__(self) -> None:
-        """Check every field once: an index may come from a stranger."""
-        steps = self.steps if isinstance(self.steps, tuple) else ()
-        width, bins = len(FEATURES), len(steps) + 1
-        lengths = {"mean": width, "scale": width, "here": width + 1, "right": width + 1,
-                   "radius50_m": bins, "radius90_m": bins, "steps": bins - 1}  # fmt: skip
-        for name, length in lengths.items():
-            values = getattr(self, name)
-            if not isinstance(values, tuple) or len(values) != length:
-                raise _damaged(f"{name} must be {length} numbers")
-            if not all(_is_number(x) and abs(x) < 1e9 for x in values):
-                raise _damaged(f"{name} holds something that is no finite number")
-        for name in ("not_here_below", "probably_from", "sure_from"):
-            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 2:
-                raise _damaged(f"{name} must be a probability")
-        for name in ("top_k", "photos", "outside"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise _damaged(f"{name} must be a whole number")
-        if min(self.scale) <= 0:
-            raise _damaged("scale must be positive")
-        if self.probably_from > self.sure_from or list(self.steps) != sorted(self.steps):
-            raise _damaged("its thresholds are out of order")
-        pairs = zip(self.radius50_m, self.radius90_m, strict=True)
-        if any(not 0 <= half <= most for half, most in pairs):
-            raise _damaged("its radii are out of order")
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any] | None) -> Calibration | None:
-        """The inverse of ``to_dict``; None for no calibration or one of another version.
-
-        Raises:
-            IndexFileError: it is damaged.
-        """
-        if fields is None or fields.get("version") != VERSION:
-            return None
-        known = {field.name for field in dataclasses.fields(cls)}
-        missing = sorted(known - fields.keys())
-        if missing or fields.get("features") != list(FEATURES):
-            raise _damaged(f"{missing[0] if missing else 'features'} is missing or wrong")
-        values: dict[str, Any] = {
-            name: tuple(fields[name]) if isinstance(fields[name], list) else fields[name]
-            for name in known
-        }
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-able data, with version and the names of the features."""
-        fields = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
-        return {"version": VERSION, "features": list(FEATURES), **fields}
-
-    def judge(self, evidence: Evidence) -> Judgement:
-        """What this evidence is worth."""
-        z = (evidence.vector() - np.array(self.mean)) / np.array(self.scale)
-        z = np.clip(z, -MOST_DEVIATIONS, MOST_DEVIATIONS)
-        here, right = (logistic(np.array(w), z[None])[0] for w in (self.here, self.right))
-        step = int(np.searchsorted(self.steps, right, "right"))
-        return Judgement(
-            confidence=float(here),
-            right=float(right),
-            verdict=self.verdict(float(here), float(right)),
-            radius50_m=self.radius50_m[step],
-            radius90_m=self.radius90_m[step],
-        )
-
-    def verdict(self, here: float, right: float) -> Verdict:
-        """The verdict for the two probabilities."""
-        if here < self.not_here_below:
-            return "not here"
-        if right >= self.sure_from:
-            return "sure"
-        return "probably" if right >= self.probably_from else "unsure"
-
-
-def logistic(weights: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities ``[n]`` from ``weights [1 + F]``, the intercept first, and ``z [n, F]``."""
-    line = np.clip(weights[0] + z @ weights[1:], -30, 30)
-    probabilities: NDArray[np.float64] = 1 / (1 + np.exp(-line))
-    return probabilities
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _damaged(reason: str) -> IndexFileError:
-    return IndexFileError(
-        f"The calibration in the index is damaged: {reason}. Run `selavpr index calibrate` again."
-    )

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selavpr import confidence
-from selavpr.confidence import Calibration, Evidence
+from selavpr.confidence import Evidence
 from selavpr.errors import IndexFileError, OptionError, SelaVPRError, WeightsError
 from selavpr.geo import Location
 from selavpr.geometry import agreement
 from selavpr.images import PhotoSource, load_image
 from selavpr.index import PlaceIndex
+from selavpr.judgement import Calibration
 from selavpr.locating import fused
 from selavpr.matching import Mode, keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR

@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selavpr import IndexFileError, OptionError, SelaVPR
-from selavpr.calibration import Sample, conformal, fit, fit_logistic, store
-from selavpr.confidence import FEATURES, Calibration, Evidence, logistic
+from selavpr.calibration import Sample, conformal, fit, store
+from selavpr.confidence import FEATURES, Evidence
 from selavpr.index import PlaceIndex, verify
+from selavpr.judgement import Calibration
 from selavpr.recognizer import Recognizer
+from selavpr.regression import fit_logistic, logistic
 
 
 def drawn_samples(count: int = 600, seed: int = 0, signal: float = 2.0) -> list[Sample]:

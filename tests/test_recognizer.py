@@ -25,9 +25,10 @@ from selavpr import (
     reranking,
 )
 from selavpr.building import build
-from selavpr.confidence import FEATURES, Calibration
+from selavpr.confidence import FEATURES
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex
+from selavpr.judgement import Calibration
 from selavpr.recognizer import Recognizer
 from selavpr.report import to_dict
 from selavpr.sources import SourcePhoto
