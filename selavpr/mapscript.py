@@ -131,18 +131,19 @@ function (map, tiles, data) {
     const tile = L.Util.template(tiles._url, {x: at.x, y: at.y, z: 15});
     const polite = {mode: 'no-cors', referrer: home.location.href,
       referrerPolicy: 'strict-origin-when-cross-origin'};
-    const task = "onmessage = (e) => fetch(...e.data)" +
-      ".then(() => postMessage(true), () => postMessage(false))";
-    return new Promise((done) => {
-      try {
-        const worker = new home.Worker(home.URL.createObjectURL(new Blob([task])));
-        worker.onmessage = (event) => { worker.terminate(); done(event.data); };
-        worker.postMessage([tile, polite]);
-      } catch (e) { done(false); }
-    });
+    const task = 'onmessage = (e) => fetch(...e.data)' +
+      '.then(() => postMessage(true), () => postMessage(false))';
+    // The page around may take this map away while it waits, so the waiting is done out there.
+    const script = host.createElement('script');
+    script.textContent = 'window.selavprTiles = new Promise((done) => { try {' +
+      'const worker = new Worker(URL.createObjectURL(new Blob([' + JSON.stringify(task) + '])));' +
+      'worker.onmessage = (event) => { worker.terminate(); done(event.data); };' +
+      'worker.postMessage(' + JSON.stringify([tile, polite]) + ');' +
+      '} catch (e) { done(false); } });';
+    host.head.append(script);
   }
   if (tiles && navigator.onLine !== false) {
-    home.selavprTiles = home.selavprTiles || tryTile();
+    if (!home.selavprTiles) tryTile();
     home.selavprTiles.then((come) => { if (come) { tiles.addTo(map); names.clearLayers(); } });
   }
   L.control.scale({imperial: false}).addTo(map);

@@ -507,13 +507,20 @@ def test_tiles_cover_the_basemap_when_they_load(
     drawn_street(1, (256, 256)).save(picture)
     asked: list[str | None] = []
 
+    waiting: list[sync_api.Route] = []
+
     def answer(route: sync_api.Route) -> None:
         asked.append(route.request.headers.get("referer"))
-        route.fulfill(path=picture)
+        if asked == [tiled.address]:
+            waiting.append(route)  # the first tile comes late, when its map has gone
+        else:
+            route.fulfill(path=picture)
 
     visitor = Visitor(browser, tiled.address, viewport={"width": 1360, "height": 900})
     visitor.context.route("https://tile.openstreetmap.org/**", answer)
     visitor.try_example()
+    expect(visitor.map.locator(".pin.rerank:not(.dot)")).to_have_count(10, timeout=PATIENCE)
+    waiting[0].fulfill(path=picture)
     expect(visitor.map.locator("img.leaflet-tile-loaded").first).to_be_visible(timeout=PATIENCE)
     expect(visitor.map.locator(".leaflet-control-attribution")).to_contain_text("OpenStreetMap")
     expect(visitor.map.locator(".name")).to_have_count(0)
