@@ -13,26 +13,40 @@ layout          where the positions are
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from selavpr import msls
+from selavpr.benchmarkphotos import PHOTO_ENDINGS, BenchmarkPhoto, Role, photo_files
 from selavpr.errors import LocationError, OptionError
 from selavpr.geo import Location
 from selavpr.tables import read_table
 from selavpr.utm import from_utm, read_zone
 
-Role = Literal["query", "database", "any"]
+__all__ = [
+    "PHOTO_ENDINGS",
+    "SPLITS",
+    "Benchmark",
+    "BenchmarkPhoto",
+    "Layout",
+    "Role",
+    "find_layout",
+    "photo_files",
+    "read_benchmark",
+    "read_gsv_cities",
+    "read_msls",
+    "read_utm",
+]
+
 Layout = Literal["utm", "msls", "gsv-cities", "table"]
 
-PHOTO_ENDINGS = frozenset(
-    ".jpg .jpeg .png .webp .heic .heif .avif .tif .tiff .bmp .jp2".split()
-)  # fmt: skip
+read_msls = msls.read_msls
+
 SPLITS = ("test", "val", "train")
 _ROLES: tuple[tuple[Role, str], ...] = (
     ("database", r"(database|reference|references|gallery)"),
@@ -42,46 +56,6 @@ _GSV = re.compile(
     r"(?P<city>.+)_(?P<place>\d{7})_(?P<year>\d{4})_(?P<month>\d{1,2})_(?P<heading>-?\d{1,3})"
     r"_(?P<lat>-?\d+(\.\d+)?)_(?P<lon>-?\d+(\.\d+)?)_(?P<pano>.+)"
 )
-
-
-@dataclass(frozen=True)
-class BenchmarkPhoto:
-    """A photo of a benchmark.
-
-    Attributes:
-        path: the file; whether it exists is not checked where a table names it.
-        role: ``"any"`` where the benchmark does not say.
-        metres: (east, north) as the benchmark gives them, for its own distances; None where it
-            gives degrees only. Benchmarks without positions count frames here (Nordland).
-        location: None where unknown: no zone is given, or the numbers are no coordinates.
-        heading: degrees clockwise from north; None where unknown.
-        condition: such as ``"night"``; empty where unknown.
-        place_id: the same for photos of one place, where the benchmark says so; else empty.
-        key: the benchmark's own name of the photo, unique in it.
-        captured_at: as written; empty where unknown.
-    """
-
-    path: Path
-    role: Role
-    metres: tuple[float, float] | None = None
-    location: Location | None = None
-    heading: float | None = None
-    condition: str = ""
-    place_id: str = ""
-    key: str = ""
-    captured_at: str = ""
-
-    def distance_m(self, other: BenchmarkPhoto) -> float:
-        """Metres to another photo, on the benchmark's own plane where both are on it.
-
-        Raises:
-            LocationError: the position of one of the two is unknown.
-        """
-        if self.metres is not None and other.metres is not None:
-            return math.dist(self.metres, other.metres)
-        if self.location is not None and other.location is not None:
-            return self.location.distance_m(other.location)
-        raise LocationError(f"The positions of {self.path} and {other.path} are not both known.")
 
 
 @dataclass(frozen=True)
@@ -129,7 +103,7 @@ def read_benchmark(
     if layout == "utm":
         photos = read_utm(folder, split=split, utm_zone=utm_zone)
     elif layout == "msls":
-        photos = read_msls(folder, cities)
+        photos = msls.read_msls(folder, cities)
     elif layout == "gsv-cities":
         photos = read_gsv_cities(folder, cities)
     else:
@@ -150,7 +124,7 @@ def find_layout(folder: Path) -> Layout:
         return "table"
     if not folder.is_dir():
         raise OptionError(f"There is no folder {folder}.")
-    if _msls_tables(folder):
+    if msls.find_tables(folder):
         return "msls"
     if _gsv_images(folder) is not None:
         return "gsv-cities"
@@ -171,24 +145,6 @@ def read_utm(folder: Path, *, split: str | None = None, utm_zone: str = "") -> l
     return [_utm_photo(path, root, zone) for path in photo_files(root) if path.name.startswith("@")]
 
 
-def read_msls(folder: Path, cities: Sequence[str] = ()) -> list[BenchmarkPhoto]:
-    """Mapillary Street-Level Sequences; panoramas and views of the dashboard are left out.
-
-    Raises:
-        OptionError: a city or table is not there, or a table lacks a column.
-        LocationError: a row has no valid position.
-    """
-    tables = _msls_tables(folder)
-    known = {table.parent.parent.name for table in tables}
-    _check_cities(cities, known, folder)
-    return [
-        photo
-        for table in tables
-        if not cities or table.parent.parent.name in cities
-        for photo in _msls_photos(table)
-    ]
-
-
 def read_gsv_cities(folder: Path, cities: Sequence[str] = ()) -> list[BenchmarkPhoto]:
     """GSV-Cities: everything is in the names of the photos.
 
@@ -199,7 +155,7 @@ def read_gsv_cities(folder: Path, cities: Sequence[str] = ()) -> list[BenchmarkP
     images = _gsv_images(folder)
     if images is None:
         raise OptionError(f"{folder} has no folder Images with photos named as in GSV-Cities.")
-    _check_cities(cities, {path.name for path in images.iterdir() if path.is_dir()}, folder)
+    msls.check_cities(cities, {path.name for path in images.iterdir() if path.is_dir()}, folder)
     found = []
     for path in photo_files(images):
         named = _GSV.fullmatch(path.stem)
@@ -221,24 +177,6 @@ def read_gsv_cities(folder: Path, cities: Sequence[str] = ()) -> list[BenchmarkP
             )
         )
     return found
-
-
-def photo_files(
-    folder: Path, is_other: Callable[[Path], bool] = lambda path: False
-) -> Iterator[Path]:
-    """Every photo below a folder by its ending, without hidden ones, in the same order anywhere.
-
-    Args:
-        folder: where to look.
-        is_other: says of a folder below it that its photos do not count.
-    """
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and not is_other(Path(here, name))
-        )
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_ENDINGS:
-                yield Path(here, name)
 
 
 def _split_folder(folder: Path, split: str | None) -> Path:
@@ -297,64 +235,6 @@ def _utm_photo(path: Path, root: Path, zone: tuple[int, bool] | None) -> Benchma
     )
 
 
-def _msls_tables(folder: Path) -> list[Path]:
-    """The raw.csv of each city and role, whether the folder is a city, all of them, or the root."""
-    found: list[Path] = []
-    for depth in ("", "*/", "*/*/"):
-        for role in ("database", "query"):
-            found += folder.glob(f"{depth}{role}/raw.csv")
-        if found:
-            break
-    return sorted(found)
-
-
-def _msls_photos(table: Path) -> Iterator[BenchmarkPhoto]:
-    folder = table.parent
-    role: Role = "database" if folder.name == "database" else "query"
-    more = {row.get("key", ""): row for _, row in _csv_rows(folder / "postprocessed.csv")}
-    for line, row in _csv_rows(table):
-        key = row.get("key", "")
-        extra = more.get(key, {})
-        if _true(row.get("pano")) or _true(extra.get("control_panel")):
-            continue
-        if not re.fullmatch(r"[\w-]+", key):
-            raise LocationError(f"line {line} of {table} has no key that names a photo: {key!r}.")
-        try:
-            location = Location(float(row.get("lat", "")), float(row.get("lon", "")))
-            metres = None
-            if extra.get("easting") and extra.get("northing"):
-                metres = float(extra["easting"]), float(extra["northing"])
-            heading = float(row["ca"]) % 360 if row.get("ca") else None
-        except (LocationError, ValueError) as error:
-            raise LocationError(f"line {line} of {table}: {error}") from error
-        night = extra.get("night")
-        yield BenchmarkPhoto(
-            folder / "images" / f"{key}.jpg",
-            role,
-            metres,
-            location,
-            heading if heading is None or math.isfinite(heading) else None,
-            condition="" if night is None else "night" if _true(night) else "day",
-            key=key,
-            captured_at=row.get("captured_at", ""),
-        )
-
-
-def _csv_rows(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
-    if not path.is_file():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
-            return [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise OptionError(f"{path} cannot be read as a UTF-8 CSV table: {error}.") from error
-
-
-def _true(text: str | None) -> bool:
-    return (text or "").strip().lower() in ("true", "1", "1.0")
-
-
 def _gsv_images(folder: Path) -> Path | None:
     for images in (folder / "Images", folder):
         if images.is_dir():
@@ -363,13 +243,6 @@ def _gsv_images(folder: Path) -> Path | None:
                 if first is not None and _GSV.fullmatch(first.stem):
                     return images
     return None
-
-
-def _check_cities(cities: Sequence[str], known: set[str], folder: Path) -> None:
-    if missing := [city for city in cities if city not in known]:
-        raise OptionError(
-            f"{folder} has no city {missing[0]!r}; it has {', '.join(sorted(known)) or 'none'}."
-        )
 
 
 def _read_table(source: Path) -> list[BenchmarkPhoto]:
