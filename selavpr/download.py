@@ -34,7 +34,7 @@ ATTEMPTS = 6
 LONGEST_WAIT_S = 300.0
 """A server that asks for a longer pause (Retry-After) is asked again after this."""
 
-LONG_WAIT_S = 20.0
+LONG_WAIT_S = 5.0
 """A pause that is worth a word to whoever watches."""
 
 MAX_JSON_BYTES = 64 << 20
@@ -197,7 +197,7 @@ class Fetcher:
                 retry = retry.increment("GET", plain_url(url), error=HTTPError(reason))
             except HTTPError:
                 raise failed from None
-            self._hold_off(max(wait, retry.get_backoff_time()))
+            self._hold_off(max(wait, retry.get_backoff_time()), reason)
 
     def _asked_wait(self, response: requests.Response) -> float:
         asked = response.headers.get("Retry-After", "")
@@ -243,10 +243,10 @@ class Fetcher:
         if self._stopped.wait(max(mine - now, 0)):
             raise StoppedError("The downloads were stopped.")
 
-    def _hold_off(self, seconds: float) -> None:
+    def _hold_off(self, seconds: float, reason: str) -> None:
         """A busy server is busy for all: nobody asks before the time is over."""
         if seconds > LONG_WAIT_S:
-            logger.warning("%s is busy; going on in %.0f s.", self._origin[1], seconds)
+            logger.warning("%s: %s; trying again in %.0f s.", self._origin[1], reason, seconds)
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 

@@ -77,7 +77,10 @@ def test_what_is_final_is_not_asked_again(street: Street, fetcher: Fetcher, code
 
 
 def test_retry_after_holds_off_everybody(
-    street: Street, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+    street: Street,
+    fetcher: Fetcher,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The waits are those the server asks for, up to a limit; no time passes in this test."""
     now, waits = [1000.0], []
@@ -95,6 +98,10 @@ def test_retry_after_holds_off_everybody(
     fetcher.json(f"{street.address}/api/search", {"bbox": "1,1,2,2"})
     fetcher.json(f"{street.address}/api/search", {"bbox": "1,1,2,2"})
     assert waits == [0, 7, download.LONGEST_WAIT_S, 0.01]
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "the server answers 429; trying again in 7 s.",
+        "the server answers 503; trying again in 300 s.",
+    ]
 
 
 def test_backoff_doubles(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
