@@ -26,7 +26,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from selavpr import searchers
+from selavpr import searchers, searchfiles
 
 TOP = 20
 KINDS = ("flat", "hnsw", "ivf", "ivf-pq")
@@ -120,7 +120,7 @@ def search(path: str, probes: int, queries_file: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         checked = file.read(4) in (b"IxFI", b"IwSq")
     if checked:
-        searcher = searchers.read(Path(path), probes)
+        searcher = searchfiles.read(Path(path), probes)
     else:
         searcher = searchers.Searcher(faiss.read_index(path, faiss.IO_FLAG_MMAP), probes)
     opened = time.perf_counter() - start

@@ -26,7 +26,7 @@ from torch import Tensor
 from selavpr.building import stored_photo
 from selavpr.geo import Location
 from selavpr.index import Manifest, PlaceIndex
-from selavpr.localcodecs import Local, dense_cells
+from selavpr.localfeatures import Local, dense_cells
 from selavpr.model import SelaVPR
 from selavpr.reranking import count_local, order_of
 from selavpr.sources import SourcePhoto, read_folder

@@ -25,7 +25,7 @@ from selavpr.building import Progress, check_photos, extracted
 from selavpr.errors import IndexFileError, OptionError
 from selavpr.index import PlaceIndex
 from selavpr.indexfiles import BASEMAP, MAX_JSON_BYTES, PHOTOS, Manifest, holds_index, read_sums
-from selavpr.localcodecs import Arrays, Codec, same
+from selavpr.localfeatures import Arrays, Codec, same
 from selavpr.model import SelaVPR
 from selavpr.searchers import Searcher
 from selavpr.sources import SourcePhoto

@@ -50,7 +50,8 @@ from selavpr.indexfiles import (
     read_searcher,
     read_sums,
 )
-from selavpr.localcodecs import Codec, Local, Network, Stored, TokensCodec
+from selavpr.localcodecs import TokensCodec
+from selavpr.localfeatures import Codec, Local, Network, Stored
 from selavpr.placetable import PlaceTable
 from selavpr.searchers import Searcher
 from selavpr.structs import Place

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selavpr import searchers
+from selavpr import searchfiles
 from selavpr.errors import IndexFileError, WeightsError
-from selavpr.localcodecs import CODECS, Codec
+from selavpr.localcodecs import CODECS
+from selavpr.localfeatures import Codec
 from selavpr.searchers import Searcher
 from selavpr.weights import digest, read_tensors
 
@@ -194,7 +195,7 @@ def read_searcher(path: Path, probes: int) -> Searcher:
         IndexFileError: it is missing, damaged or of another kind.
     """
     try:
-        return searchers.read(path, probes)
+        return searchfiles.read(path, probes)
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RuntimeError) as error:

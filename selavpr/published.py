@@ -13,6 +13,7 @@ of an index hold and what is there needs no network::
 
 from __future__ import annotations
 
+import collections
 import os
 import re
 import tempfile
@@ -50,6 +51,9 @@ BLOCK = 1 << 16
 
 WHOLE = 8 << 20
 """Arrays up to this size are fetched at once: cheaper than asking for their parts."""
+
+HUB_FILES = 10_000
+"""Files that a folder of a Hub repository may hold."""
 
 AT_ONCE = 8
 """Requests at a time."""
@@ -119,6 +123,13 @@ def push(folder: str | os.PathLike[str], repo: str) -> str:
     names = set(index.manifest.files)
     if PHOTOS in names:
         names |= set(read_sums(folder / PHOTOS))
+    folders = collections.Counter(name.rpartition("/")[0] for name in names)
+    fullest, count = folders.most_common(1)[0]
+    if count > HUB_FILES:
+        raise IndexFileError(
+            f"{fullest or folder} holds {count:,} files, and the Hub takes {HUB_FILES:,} a folder: "
+            "sort the photos into several folders and build the index again."
+        )
     # Beside the index, where its files can be linked instead of copied.
     beside = folder.resolve().parent
     with tempfile.TemporaryDirectory(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from selavpr.localcodecs import Local
+from selavpr.localfeatures import Local
 from selavpr.matching import Mode, count_mutual
 from selavpr.model import SelaVPR
 

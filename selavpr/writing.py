@@ -48,7 +48,8 @@ from selavpr.indexfiles import (
     manifest_text,
     sums_text,
 )
-from selavpr.localcodecs import CODECS, Arrays, Codec, Network
+from selavpr.localcodecs import CODECS
+from selavpr.localfeatures import Arrays, Codec, Network
 from selavpr.placetable import write_places
 from selavpr.searchers import Search, Searcher
 from selavpr.structs import Place

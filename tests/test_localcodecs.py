@@ -16,7 +16,8 @@ from selavpr import IndexFileError, OptionError, SelaVPR
 from selavpr.building import build
 from selavpr.index import PlaceIndex, verify
 from selavpr.indexfiles import CODEC, CODES
-from selavpr.localcodecs import CODECS, Local
+from selavpr.localcodecs import CODECS
+from selavpr.localfeatures import Local
 from selavpr.matching import count_mutual
 from selavpr.recognizer import Recognizer
 from selavpr.reranking import count_local

@@ -134,6 +134,10 @@ def test_what_is_not_pushed(
         published.push(folder, REPO)
     with pytest.raises(IndexFileError, match="no index"):
         published.push(tmp_path, REPO)
+    monkeypatch.setattr(published, "HUB_FILES", COUNT - 1)
+    with pytest.raises(IndexFileError, match="images holds 12 files"):
+        published.push(built, REPO)
+    monkeypatch.setattr(published, "HUB_FILES", COUNT)
     with pytest.raises(HubError, match="not a Hub repository name"):
         published.push(built, "town")
     monkeypatch.delenv("HF_TOKEN")

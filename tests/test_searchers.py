@@ -13,7 +13,7 @@ import pytest
 from damage import damage
 from hypothesis import HealthCheck, given, settings
 
-from selavpr import OptionError, searchers
+from selavpr import OptionError, searchers, searchfiles
 
 
 def town(count: int = 3000, width: int = 16, seed: int = 0) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_all_can_be_asked_for(lists: Any) -> None:
 
 def test_read_back_it_finds_the_same(lists: Any, path: Path) -> None:
     rows, searcher, about = lists
-    opened = searchers.read(path, about["probes"])
+    opened = searchfiles.read(path, about["probes"])
     assert len(opened) == len(rows) and opened.width == 16 and opened.probes == about["probes"]
     for mine, theirs in zip(
         opened.nearest(rows[:9], 5), searcher.nearest(rows[:9], 5), strict=True
@@ -76,8 +76,8 @@ def test_read_back_it_finds_the_same(lists: Any, path: Path) -> None:
         assert np.array_equal(mine, theirs)
     # 8 bits over the range of each component: a descriptor is known to half a step of each.
     assert np.abs(opened.descriptors() - rows).max() < 0.01
-    assert searchers.read(path, 10**9).probes == about["lists"]
-    assert searchers.read(path, 0).probes == 1
+    assert searchfiles.read(path, 10**9).probes == about["lists"]
+    assert searchfiles.read(path, 0).probes == 1
 
 
 def test_exact_descriptors_come_back(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_exact_descriptors_come_back(tmp_path: Path) -> None:
     (tmp_path / "i").write_bytes(
         faiss.serialize_index(searchers.make(rows, "flat")[0].index).tobytes()
     )
-    assert np.array_equal(searchers.read(tmp_path / "i").descriptors(), rows)
+    assert np.array_equal(searchfiles.read(tmp_path / "i").descriptors(), rows)
 
 
 def test_the_same_vectors_give_the_same_bytes(lists: Any) -> None:
@@ -123,11 +123,11 @@ def test_numbers_that_do_not_fit(path: Path, lists: Any) -> None:
         assert data != original, position
         path.write_bytes(data)
         with pytest.raises(ValueError):
-            searchers.read(path, 4)
+            searchfiles.read(path, 4)
     for length in (0, 3, 40, 60, after, after + 190, len(original) - 1):
         path.write_bytes(original[:length])
         with pytest.raises(ValueError):
-            searchers.read(path, 4)
+            searchfiles.read(path, 4)
 
 
 def test_lists_of_which_most_are_empty(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_lists_of_which_most_are_empty(tmp_path: Path) -> None:
     data = faiss.serialize_index(index.index).tobytes()
     assert b"sprs" in data
     (tmp_path / "i").write_bytes(data)
-    opened = searchers.read(tmp_path / "i", 1)
+    opened = searchfiles.read(tmp_path / "i", 1)
     assert sorted(opened.nearest(rows[:1], 3)[1][0].tolist()) == [0, 1, 2]
     at = data.index(b"sprs") + 12
     for value in (10**6, struct.unpack_from("<Q", data, at + 16)[0]):  # no such list; twice
@@ -147,7 +147,7 @@ def test_lists_of_which_most_are_empty(tmp_path: Path) -> None:
         struct.pack_into("<Q", broken, at, value)
         (tmp_path / "i").write_bytes(broken)
         with pytest.raises(ValueError):
-            searchers.read(tmp_path / "i", 1)
+            searchfiles.read(tmp_path / "i", 1)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -158,7 +158,7 @@ def test_no_damage_brings_the_process_down(
     original = path.read_bytes()
     path.write_bytes(apply(original))
     try:
-        similarity, rows = searchers.read(path, 4).nearest(lists[0][:3], 5)
+        similarity, rows = searchfiles.read(path, 4).nearest(lists[0][:3], 5)
         assert similarity.shape == rows.shape == (3, 5)
     except (ValueError, RuntimeError):
         pass

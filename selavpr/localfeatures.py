@@ -1,0 +1,154 @@
+"""Local features of one photo, and the interface of all ways of keeping them in an index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from selavpr.structs import Features
+
+SAMPLE = 65536
+"""Tokens, or local descriptors, that settle a code, taken evenly from all photos."""
+
+Arrays = tuple[NDArray[Any], ...]
+
+
+class Network(Protocol):
+    """What of the network reading and coding local features takes; ``SelaVPR`` is one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def densify(self, tokens: Tensor) -> Tensor:
+        """Local descriptors ``[B, 4h-3, 4w-3, d]`` from tokens ``[B, h, w, C]``."""
+
+    def extract_each(self, photos: Sequence[Image.Image], *, local: bool = False) -> list[Features]:
+        """Features of photos."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What an index holds of one photo.
+
+    Attributes:
+        grid: rows and columns of tokens.
+        arrays: the photo's part of each of the codec's arrays.
+        photo: opens the stored photo.
+    """
+
+    grid: tuple[int, int]
+    arrays: Arrays
+    photo: Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
+class Local:
+    """Local descriptors of one photo.
+
+    Attributes:
+        descriptors: ``[N, d]`` of unit norm.
+        grid: rows and columns of the dense grid they are from.
+        cells: ``[N]`` int64, which cells of the grid; None when it is all of them, in order.
+    """
+
+    descriptors: Tensor
+    grid: tuple[int, int]
+    cells: Tensor | None = None
+
+    def cell(self, rows: Tensor) -> Tensor:
+        """Cells of the dense grid, for rows of ``descriptors``."""
+        return rows if self.cells is None else self.cells.to(rows.device)[rows]
+
+
+class Sample(Protocol):
+    """Features of the photos an index will hold, to fit a code to."""
+
+    def tokens(self, count: int) -> Tensor:
+        """About so many tokens ``[n, C]`` float32, evenly from all photos."""
+
+    def local(self, count: int) -> Tensor:
+        """About so many local descriptors ``[n, d]``, evenly from all photos."""
+
+
+class Codec(Protocol):
+    """One way of keeping local features.
+
+    Attributes:
+        kind: its name.
+        arrays: the files it fills: name, element type, columns (0 for a plain list). All have a
+            row per feature, one photo after another.
+        rank: columns of the first of them; for people.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def arrays(self) -> Mapping[str, tuple[type[np.generic], int]]:
+        """See the class."""
+
+    @property
+    def rank(self) -> int:
+        """See the class."""
+
+    @classmethod
+    def fitted(cls, sample: Sample, rank: int | None) -> Codec:
+        """A code for photos like these; OptionError when the rank does not fit."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Codec:
+        """From what ``tensors`` gave; KeyError or ValueError when they do not fit together."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What to keep of the code."""
+
+    def counts(self, grids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows that photos of these token grids ``[n, 2]`` take in the arrays."""
+
+    def coded(self, tokens: Tensor, network: Network) -> Arrays:
+        """The rows of a photo with tokens ``[h, w, C]``."""
+
+    def recoded(self, stored: Stored, other: Codec) -> Arrays:
+        """The rows of a photo that another code of this kind stored."""
+
+    def local(self, stored: Sequence[Stored], network: Network) -> list[Local]:
+        """Local descriptors of photos, on the network's device; ValueError when damaged."""
+
+
+def same(one: Codec, other: Codec) -> bool:
+    """Whether two codes are equal, so that their rows may stand side by side."""
+    mine, theirs = one.tensors(), other.tensors()
+    return (
+        one.kind == other.kind
+        and mine.keys() == theirs.keys()
+        and all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    )
+
+
+def dense_cells(grid: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of local descriptors of a grid of tokens."""
+    return 4 * grid[0] - 3, 4 * grid[1] - 3
+
+
+def dense_counts(grids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Local descriptors of photos of these token grids ``[n, 2]``."""
+    return (4 * grids - 3).prod(axis=1)  # type: ignore[no-any-return]
+
+
+def unit(descriptors: Tensor) -> Tensor:
+    """Of unit length, where coding has changed it."""
+    return torch.nn.functional.normalize(descriptors, dim=-1)
+
+
+@torch.inference_mode()
+def densified(tokens: Tensor, network: Network) -> Tensor:
+    """Local descriptors ``[N, d]`` float32 on the CPU, of tokens ``[h, w, C]``."""
+    dense = network.densify(tokens[None].float().to(network.device))[0]
+    return dense.flatten(0, 1).float().cpu()
