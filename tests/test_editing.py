@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +293,38 @@ def test_maps_are_joined(halves: tuple[Path, Path], tmp_path: Path) -> None:
         "type": "FeatureCollection", "features": [{"id": "a"}, {"id": "b"}]
     }  # fmt: skip
     assert (made.folder / CODES).stat().st_nlink == 1
+
+
+# Killed
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from selavpr import editing
+
+folder, step = Path(sys.argv[1]), int(sys.argv[2])
+rename, left = Path.rename, step
+
+def dying(self, target):
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(9)  # as SIGKILL would: nothing is tidied up
+    return rename(self, target)
+
+Path.rename = dying
+editing.remove(folder, ids=["p1"])
+"""
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_killed_while_it_swaps(folder: Path, tmp_path: Path, step: int) -> None:
+    """Before the old index goes, and between that and the new one's coming."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(step)], cwd=root)
+    assert done.returncode == 9
+    assert len(PlaceIndex.open(folder)) == COUNT
+    made, count = editing.remove(folder, ids=["p1"])
+    assert count == 1 and len(made) == COUNT - 1 and verify(folder) == []
+    only(folder)
