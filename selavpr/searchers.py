@@ -213,10 +213,11 @@ def describe(about: dict[str, Any] | None) -> str:
     """The manifest's entry in words."""
     if not about:
         return "exact"
-    return (
-        f"inverted lists, {about.get('probes')} of {about.get('lists')} read per query; finds "
-        f"{about.get('recall', 0):.1%} of the true nearest {about.get('recall_of')}"
-    )
+    said = f"inverted lists, {about.get('probes')} of {about.get('lists')} read per query"
+    share = about.get("recall")
+    if not isinstance(share, (int, float)):  # it comes from a file, perhaps a stranger's
+        return said
+    return f"{said}; finds {share:.1%} of the true nearest {about.get('recall_of')}"
 
 
 def _exact(

@@ -41,6 +41,7 @@ def test_few_are_searched_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert searchers.make(town(200), "auto")[1] == {}
     assert searchers.make(town(210), "auto")[1]["kind"] == "ivf"
     assert searchers.make(town(210), "flat")[1] == {}
+    assert "finds" not in searchers.describe({"probes": 1, "lists": 2, "recall": "x"})
     assert searchers.describe({}) == searchers.describe(None) == "exact"
     with pytest.raises(OptionError, match="auto, flat, ivf"):
         searchers.make(town(10), "hnsw")  # type: ignore[arg-type]
