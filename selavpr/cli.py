@@ -20,6 +20,7 @@ import selavpr
 from selavpr import hub, maps, viz, weights
 from selavpr.cli_eval import add_eval
 from selavpr.cli_index import add_index
+from selavpr.cli_train import add_train
 from selavpr.errors import IndexFileError, OptionError, SelaVPRError
 from selavpr.images import load_image
 from selavpr.index import MANIFEST
@@ -259,7 +260,13 @@ def _add_locate(commands: Parsers) -> None:
     parser.set_defaults(run=locate)
 
 
-_COMMANDS: tuple[Callable[[Parsers], None], ...] = (_add_locate, add_index, _add_convert, add_eval)
+_COMMANDS: tuple[Callable[[Parsers], None], ...] = (
+    _add_locate,
+    add_index,
+    _add_convert,
+    add_eval,
+    add_train,
+)
 
 
 def _parser() -> argparse.ArgumentParser:

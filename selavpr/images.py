@@ -92,15 +92,20 @@ def preprocess(photo: Image.Image, config: ModelConfig) -> Tensor:
     height, width = network_size(photo.size, config)
     if config.antialias:
         photo = photo.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    pixels = torch.from_numpy(np.array(photo, dtype=np.uint8)).permute(2, 0, 1)
-    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
-    tensor = pixels.to(torch.float32).div_(255.0).sub_(mean).div_(std)
+    tensor = normalise(photo)
     if tensor.shape[1:] != (height, width):
         tensor = torch.nn.functional.interpolate(
             tensor[None], size=(height, width), mode="bilinear", align_corners=False
         )[0]
     return tensor
+
+
+def normalise(photo: Image.Image) -> Tensor:
+    """``[3, H, W]`` float32 of an RGB photo: scaled to [0, 1], then by ImageNet's statistics."""
+    pixels = torch.from_numpy(np.array(photo, dtype=np.uint8)).permute(2, 0, 1)
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    return pixels.to(torch.float32).div_(255.0).sub_(mean).div_(std)
 
 
 def network_size(photo_size: tuple[int, int], config: ModelConfig) -> tuple[int, int]:

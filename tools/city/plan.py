@@ -37,6 +37,7 @@ COLUMNS = (
     "role",
     "split",
     "place_ids",
+    "world",
 )
 
 
@@ -88,6 +89,8 @@ class Capture:
             "role": self.role,
             "split": self.split,
             "place_ids": ";".join(self.place_ids),
+            # Training looks at the same streets with other facades: other places.
+            "world": str(self.look),
         }
 
 

@@ -1,0 +1,324 @@
+"""The trainer on a toy town: the paper's formulas step by step, resuming, what may change."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from selavpr import ModelConfig, SelaVPR, cli, weights
+from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from selavpr.errors import OptionError
+from selavpr.images import load_image, preprocess
+from selavpr.recipes import Recipe, from_dict, read_recipe, to_json
+from selavpr.training import CHECKPOINT, LOG, MODEL, learning_rate, prepare, train
+from selavpr.training_data import read_training
+from tests.test_losses import naive_similarity
+
+TINY = ModelConfig(width=32, depth=2, heads=4, local_hidden=16, local_dim=8, input_size=28)
+PLACES, VIEWS = 6, 3
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model whose adapters are untrained, as the first bundled one was."""
+    torch.manual_seed(0)
+    model = SelaVPR(TINY)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "_adapter." in name:
+                parameter.zero_()
+    folder = tmp_path_factory.mktemp("start") / "model"
+    return weights.save(model.to_weights(), folder, with_backbone=True)
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six places 111 m apart, each with a picture of its own and three noisy views of it."""
+    folder = tmp_path_factory.mktemp("town")
+    rng = np.random.default_rng(0)
+    with (folder / "places.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "latitude", "longitude", "heading", "part"])
+        for place in range(PLACES):
+            scene = rng.uniform(0, 255, (7, 7, 3)).repeat(6, 0).repeat(6, 1)
+            for view in range(VIEWS):
+                pixels = np.clip(scene + rng.normal(0, 25, scene.shape), 0, 255).astype(np.uint8)
+                name = f"p{place}v{view}.png"
+                Image.fromarray(pixels).save(folder / name)
+                part = ("database", "query", "query")[view]
+                table.writerow([name, 60 + place / 1000, 24 + view / 1e6, 0, part])
+    return folder
+
+
+def recipe_of(start: Path, town: Path, **changes: Any) -> Recipe:
+    paper = dict(model=str(start), data=[str(town)], input_size=28, epochs=2, triplets=2)
+    return from_dict({**paper, "learning_rate": 1e-3, "checkpoint_steps": 1, **changes})
+
+
+def losses_of(run: Path) -> list[float]:
+    entries = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+    return [e["loss"] for e in entries if "loss" in e]
+
+
+def trained(run: Path) -> Mapping[str, torch.Tensor]:
+    return read_checkpoint(run / CHECKPOINT).trained
+
+
+def test_the_papers_recipe_step_by_step(start: Path, town: Path, tmp_path: Path) -> None:
+    """Two epochs of it against the formulas written out with the same triplets.
+
+    The triplets come from the run's own checkpoint; features, losses, Adam and averages are
+    written anew here.
+    """
+    recipe = recipe_of(start, town, epochs=1, checkpoint_steps=1)
+    plans = []
+    seen: list[Mapping[str, Any]] = []
+
+    def watch(entry: Mapping[str, Any]) -> None:
+        seen.append(entry)
+
+    def stop(entry: Mapping[str, Any]) -> None:
+        if entry["update"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", stop)
+    plans = read_checkpoint(tmp_path / "run" / CHECKPOINT).plan
+    train(recipe, tmp_path / "again", watch)
+    got = [e["loss"] for e in seen if "loss" in e]
+    assert len(got) == len(plans) >= 4
+
+    model = prepare(recipe)
+    files = read_training(recipe.data, {}, positive_m=10, positive_degrees=40, negative_m=25).paths
+    config = dataclasses.replace(TINY, antialias=True)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for batch, expected in zip(plans, got, strict=True):
+        x = torch.stack([preprocess(load_image(files[i]), config) for i in batch.rows])
+        features = model(x, local=True)
+        assert features.local is not None
+        total = torch.zeros(())
+        examples = len(batch.rows) // 4
+        for first in range(0, len(batch.rows), 4):  # query, positive, two negatives
+            g, d = features.descriptor[first : first + 4], features.local[first : first + 4]
+            d = d.flatten(1, 2)
+            for n in (2, 3):
+                near, far = (
+                    F.pairwise_distance(g[:1], g[1:2]),
+                    F.pairwise_distance(g[:1], g[n : n + 1]),
+                )
+                total = total + torch.clamp(near - far + 0.1, min=0).sum()
+                simp, simn = naive_similarity(d[0], d[1]), naive_similarity(d[0], d[n])
+                total = total + torch.clamp(simn - simp, min=0)
+        loss = total / (examples * 2)
+        assert float(loss.detach()) == pytest.approx(expected, abs=2e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+PLACES_RECIPE = dict(
+    batches="places", places=3, views=3, global_loss="multi-similarity", local_loss="soft-count",
+    local_stride=2, optimizer="adamw", schedule="cosine", warmup=2, clip=1.0, augment=1.0,
+    shapes=[[28, 42], [42, 28]], mining="partial",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, PLACES_RECIPE, {**PLACES_RECIPE, "accumulate": 2}])
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_a_stopped_run_ends_with_the_same_weights(
+    start: Path, town: Path, tmp_path: Path, changes: dict[str, Any], stop_at: int
+) -> None:
+    recipe = recipe_of(start, town, epochs=3, **changes)
+    train(recipe, tmp_path / "whole")
+
+    def stop(entry: Mapping[str, Any]) -> None:
+        if entry["update"] == stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "broken", stop)
+    train(recipe, tmp_path / "broken")
+    whole, broken = trained(tmp_path / "whole"), trained(tmp_path / "broken")
+    assert whole.keys() == broken.keys()
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+    expected = losses_of(tmp_path / "whole")
+    assert losses_of(tmp_path / "broken")[-len(expected) + stop_at :] == expected[stop_at:]
+
+
+def test_learns_the_town_and_leaves_the_backbone_alone(
+    start: Path, town: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(
+        start, town, **{**PLACES_RECIPE, "augment": 0.0, "shapes": [], "learning_rate": 1e-2},
+        validation=str(town), validation_queries={"part": "query"},
+        validation_database={"part": "database"}, patience=99,
+    )  # fmt: skip
+    recipe = dataclasses.replace(recipe, epochs=6)
+    folder = train(recipe, tmp_path / "run")
+    losses = losses_of(tmp_path / "run")
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    before, after = weights.load(start), weights.load(folder)
+    assert all(torch.equal(before.backbone[n].half(), x.half()) for n, x in after.backbone.items())
+    changed = [n for n, x in after.trained.items() if not torch.equal(x, before.trained[n].half())]
+    assert any("_adapter." in n for n in changed) and any("local_head" in n for n in changed)
+    assert after.card["training"]["updates"] > 0
+    assert 0 <= after.card["recall"]["validation"]["re-ranked R@5"] <= 1
+    assert after.config.input_size == 28
+    SelaVPR.from_pretrained(folder, device="cpu")
+    with Image.open(tmp_path / "run" / "curves.png") as picture:
+        assert picture.size == (880, 660)
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "still"),
+    [
+        ({"adapters": False}, "_adapter."),
+        ({"local_head": False}, "local_head."),
+        ({"local_loss": "none"}, "local_head."),
+    ],
+)
+def test_ablations_train_only_their_part(start: Path, changes: dict[str, Any], still: str) -> None:
+    model = prepare(from_dict({"model": str(start), "input_size": 28, **changes}))
+    for name, parameter in model.named_parameters():
+        if still in name:
+            assert not parameter.requires_grad
+    assert any(p.requires_grad for p in model.parameters())
+    assert not any(
+        p.requires_grad
+        for n, p in model.named_parameters()
+        if not n.startswith(("local_head.", "pool.")) and "_adapter." not in n
+    )
+
+
+def test_untrained_adapters_start_as_the_zero_function_but_can_learn(start: Path) -> None:
+    model = prepare(from_dict({"model": str(start), "input_size": 28}))
+    x = torch.randn(1, 3, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x).tokens, model(x, adapted=False).tokens)
+    assert model.backbone.blocks[0].attn_adapter.down.weight.any()
+
+
+def test_early_stop(start: Path, town: Path, tmp_path: Path) -> None:
+    """A learning rate of next to nothing improves nothing after the first epoch."""
+    recipe = recipe_of(
+        start, town, epochs=9, patience=2, learning_rate=1e-12, mining="random",
+        validation=str(town), validation_queries={"part": "query"},
+        validation_database={"part": "database"},
+    )  # fmt: skip
+    train(recipe, tmp_path / "run")
+    lines = (tmp_path / "run" / LOG).read_text().splitlines()
+    epochs = [json.loads(line)["epoch"] for line in lines]
+    assert max(epochs) == 2
+    before = (tmp_path / "run" / LOG).read_bytes()
+    assert train(recipe, tmp_path / "run") == tmp_path / "run" / MODEL  # it is done
+    assert (tmp_path / "run" / LOG).read_bytes() == before
+
+
+def test_learning_rate() -> None:
+    flat = from_dict({"learning_rate": 1.0, "warmup": 3})
+    assert [learning_rate(flat, i, 9) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    wave = from_dict({"learning_rate": 1.0, "schedule": "cosine"})
+    assert learning_rate(wave, 0, 10) == 1.0
+    assert learning_rate(wave, 5, 10) == pytest.approx(0.505)
+    assert learning_rate(wave, 10, 10) == pytest.approx(0.01)
+
+
+def test_another_recipe_in_the_same_folder(start: Path, town: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(start, town, epochs=1)
+    train(recipe, tmp_path / "run")
+    with pytest.raises(OptionError, match="another recipe"):
+        train(dataclasses.replace(recipe, seed=1), tmp_path / "run")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(OptionError, match="not empty"):
+        train(recipe, tmp_path / "full")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"learning_rte": 1.0}, {"learning_rate": 0.0}, {"learning_rate": "fast"}, {"epochs": 0},
+        {"epochs": 1.5}, {"epochs": True}, {"clip": -1.0}, {"clip": float("nan")},
+        {"global_loss": "magic"}, {"global_loss": "none", "local_loss": "none"},
+        {"adapters": False, "local_head": False}, {"adapters": "no"}, {"shapes": [[28, 30]]},
+        {"shapes": [28]}, {"shapes": [[28]]}, {"where": "x"}, {"model": 3}, {"mining": "best"},
+    ],
+)  # fmt: skip
+def test_bad_recipes(values: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        from_dict(values)
+
+
+def test_recipes_as_files(tmp_path: Path) -> None:
+    recipe = from_dict({"data": "a", "shapes": [[28, 42]], "where": {"part": "train"}})
+    assert recipe.data == ("a",)
+    assert from_dict(json.loads(to_json(recipe))) == recipe
+    path = tmp_path / "r.toml"
+    path.write_text('data = ["x", "y"]\nlearning_rate = 1e-4\nshapes = [[28, 42]]\n')
+    assert read_recipe(path, epochs=7).epochs == 7
+    for text in ("data = ", "\xff"):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(OptionError, match="not valid TOML"):
+            read_recipe(path)
+    with pytest.raises(OptionError, match="cannot be read"):
+        read_recipe(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("name", ["paper.toml", "city.toml"])
+def test_shipped_recipes_are_valid(name: str) -> None:
+    read_recipe(Path(__file__).parent.parent / "recipes" / name)
+
+
+def test_the_papers_recipe_is_the_default() -> None:
+    shipped = read_recipe(Path(__file__).parent.parent / "recipes" / "paper.toml")
+    same = Recipe(model=shipped.model, data=shipped.data)
+    paths = ("validation", "validation_queries", "validation_database", "where")
+    for field in dataclasses.fields(Recipe):
+        if field.name not in paths:
+            assert getattr(shipped, field.name) == getattr(same, field.name), field.name
+
+
+def test_damaged_checkpoint(start: Path, town: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    write_checkpoint(path, Checkpoint({"a": torch.ones(2)}, {}, (), {"x": 1}))
+    assert read_checkpoint(path).about == {"x": 1}
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(OptionError, match="damaged"):
+        read_checkpoint(path)
+
+
+def test_command_line(
+    start: Path, town: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'model = "{start}"\ndata = "{town}"\ninput_size = 28\nmining = "random"\n')
+    run = ["train", str(tmp_path / "run"), "--config", str(recipe), "--epochs", "1"]
+    assert cli.main([*run, "--quiet"]) == 0
+    assert "curves.png" in capsys.readouterr().out
+    assert cli.main([*run, "--data", str(tmp_path / "absent")]) == 2
+    assert "another recipe" in capsys.readouterr().err
+    run[1] = str(tmp_path / "other")
+    assert cli.main([*run, "--data", str(tmp_path / "absent")]) == 2
+    assert "no training photos at" in capsys.readouterr().err
+
+
+def test_worlds_and_sources(town: Path, tmp_path: Path) -> None:
+    two = read_training(
+        [str(town), str(town / "places.csv")], {"part": "query"},
+        positive_m=10, positive_degrees=40, negative_m=25,
+    )  # fmt: skip
+    assert len(two.paths) == 2 * PLACES * 2
+    assert set(two.town.world.tolist()) == {0, 1}
+    with pytest.raises(OptionError, match="check `where`"):
+        read_training([str(town)], {"part": "x"}, positive_m=10, positive_degrees=40, negative_m=25)
