@@ -161,6 +161,12 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-credits ul{padding-left:18px;margin:0}
 .sv-credits a{color:inherit;text-decoration:underline}
 
+/* Gradio heads its messages in English whatever the language. */
+html[lang^=zh] .toast-title-row>span{font-size:0}
+html[lang^=zh] .toast-title-row>span::before{content:"提示";font-size:16px}
+html[lang^=zh] .toast-body.error .toast-title-row>span::before{content:"未能完成"}
+html[lang^=zh] .toast-body.warning .toast-title-row>span::before{content:"请注意"}
+html[lang^=zh] .toast-count{font-size:13px}
 @media (max-width:860px){
  #sv-side{position:static}
  .sv-map{height:360px}

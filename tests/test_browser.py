@@ -274,6 +274,10 @@ def test_error_is_told_in_the_visitors_language(visit, tmp_path: Path) -> None: 
     disguised.write_text("Not a photo at all.")
     visitor.upload(disguised)
     expect(visitor.page.get_by_text("无法使用这张照片")).to_be_visible(timeout=PATIENCE)
+    heading = (
+        "getComputedStyle(document.querySelector('.toast-title-row>span'), '::before').content"
+    )
+    assert visitor.page.evaluate(heading) == '"请注意"'
 
 
 def test_bomb_is_refused(visit, tmp_path: Path, shots: Path) -> None:  # type: ignore[no-untyped-def]
