@@ -29,7 +29,11 @@ class Location:
         for value in (lat, lon):
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise LocationError(f"Latitude and longitude must be numbers, not {value!r}.")
-        if not (math.isfinite(lat) and math.isfinite(lon)):
+        try:
+            finite = math.isfinite(lat) and math.isfinite(lon)
+        except OverflowError:  # a whole number beyond any float, as JSON may hold
+            finite = False
+        if not finite:
             raise LocationError("Latitude and longitude must be finite numbers.")
         if abs(lat) > 90:
             swapped = " They look swapped." if abs(lon) <= 90 and abs(lat) <= 180 else ""
