@@ -26,7 +26,7 @@ def test_places_on_earth_are_accepted(latitude: float, longitude: float) -> None
     assert (place.latitude, place.longitude) == (latitude, longitude)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10**400, -(10**5000)])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10**400, -(10**400)])
 def test_what_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(LocationError, match="finite"):
         Location(bad, 0)
