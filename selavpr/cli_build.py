@@ -11,17 +11,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from selavpr import building, gather, panoramax, planning
-from selavpr.cli_source import Bars, add_source, options_of
+from selavpr.cli_source import add_source, options_of, photos_of, say_problems
 from selavpr.download import Fetcher
-from selavpr.errors import OptionError
 from selavpr.index import Manifest, work_folder
 from selavpr.localcodecs import CODECS
 from selavpr.model import SelaVPR
-from selavpr.searchers import SEARCHES
+from selavpr.searchers import SEARCHES, describe
 from selavpr.terminal import INTERRUPTED, Parsers, add_model, plain
-
-SHOWN_PROBLEMS = 20
-"""Photos left out that are listed one by one; the rest is counted, and listed with --verbose."""
 
 NAMED = 5
 """Authors and licences that an index names itself; its table of places names all."""
@@ -29,21 +25,13 @@ NAMED = 5
 
 def index_build(args: argparse.Namespace) -> int:
     """Build an index, or say what building it would take."""
-    options = options_of(args)
-    kind = gather.kind_of(args.source, args.layout)
     work = args.photos or args.out.absolute().with_name(f"{args.out.absolute().name}.photos")
-    bars = Bars(args.quiet)
     try:
-        with bars:
-            found = gather.gather(args.source, kind, options, work, bars.show, dry=args.dry_run)
-        _say_notes(found)
-        if not (found.photos or found.offers or found.expected):
-            _say_problems(found.problems, args.verbose)
-            raise OptionError(_nothing(args, kind))
+        found = photos_of(args, work, dry=args.dry_run)
         model = SelaVPR.from_pretrained(args.model, device=args.device, precision=args.precision)
         batch_size = args.batch_size or planning.find_batch_size(model)
         if args.dry_run:
-            return _dry_run(args, options, found, work, model, batch_size)
+            return _dry_run(args, found, work, model, batch_size)
         if not args.resume:
             shutil.rmtree(work_folder(args.out.resolve()) / "parts", ignore_errors=True)
         return _build(args, found, model, batch_size)
@@ -82,16 +70,16 @@ def _build(
             progress=lambda done, total: bar.update(done - bar.n),
         )
     problems = [*found.problems, *problems]
-    _say_problems(problems, args.verbose)
+    say_problems(problems, args.verbose)
     size = sum(about["bytes"] for about in made.manifest.files.values())
     print(f"Wrote {made.folder}: {len(made):,} photos, {size / 1e6:.1f} MB", end="")
-    print(f"; {len(problems)} left out" if problems else "")
+    print(f"; {len(problems)} left out" if problems else "", end="")
+    print(f"; search: {describe(made.manifest.search)}")
     return 0
 
 
 def _dry_run(
     args: argparse.Namespace,
-    options: gather.Options,
     found: gather.Gathered,
     work: Path,
     model: SelaVPR,
@@ -107,7 +95,7 @@ def _dry_run(
             fetcher=fetcher,
             workers=args.workers,
             rate=args.rate,
-            views=max(len(options.headings), 1),
+            views=max(len(options_of(args).headings), 1),
             local=args.local,
             rank=args.rank,
             batch_size=batch_size,
@@ -115,36 +103,11 @@ def _dry_run(
     finally:
         if fetcher is not None:
             fetcher.close()
-    _say_problems(found.problems, args.verbose)
+    say_problems(found.problems, args.verbose)
     for line in made.lines():
         print(line)
     print(f"on {model.device.type}, {batch_size} photos at a time; nothing was written")
     return 0
-
-
-def _say_notes(found: gather.Gathered) -> None:
-    for note in found.notes:
-        print(f"selavpr: {plain(note)}", file=sys.stderr)
-
-
-def _say_problems(problems: list[str], verbose: bool) -> None:
-    shown = problems if verbose else problems[:SHOWN_PROBLEMS]
-    for problem in shown:
-        print(f"selavpr: left out: {plain(problem)}", file=sys.stderr)
-    if len(shown) < len(problems):
-        rest = len(problems) - len(shown)
-        print(f"selavpr: left out: {rest:,} more; --verbose lists them.", file=sys.stderr)
-
-
-def _nothing(args: argparse.Namespace, kind: gather.Kind) -> str:
-    if kind in gather.SERVICES:
-        return (
-            f"There are no photos in {args.source}; take a larger area or another service, and "
-            "check that each longitude comes before its latitude."
-        )
-    if args.where:
-        return f"No row of the table in {args.source} fits; check --where."
-    return f"There are no photos to index in {args.source} (read as {kind})."
 
 
 def _named(names: list[str]) -> str:
@@ -192,8 +155,6 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
         help="photos per pass (default auto: what fits)")  # fmt: skip
     add("--resume", action=argparse.BooleanOptionalAction, default=True,
         help="go on from where a build was stopped")  # fmt: skip
-    add("--verbose", action="store_true", help="list all photos that are left out")
-    add("--quiet", action="store_true", help="show no progress")
 
 
 def _batch_size(text: str) -> int:

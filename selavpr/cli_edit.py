@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from selavpr import editing, published, sources
+from selavpr import editing, published
+from selavpr.cli_source import add_source, conditions, photos_of, say_problems
 from selavpr.errors import OptionError
 from selavpr.index import PlaceIndex
 from selavpr.model import SelaVPR
@@ -27,12 +28,12 @@ def index_merge(args: argparse.Namespace) -> int:
 
 def index_add(args: argparse.Namespace) -> int:
     """Put more photos into an index."""
-    photos = sources.read_folder(args.source, conditions(args.where))
-    if not photos:
-        raise OptionError(f"No row of the table in {args.source} fits; check --where.")
     PlaceIndex.open(args.index)
     model = SelaVPR.from_pretrained(args.model, device=args.device, precision=args.precision)
     try:
+        folder = args.index.absolute()
+        found = photos_of(args, folder.with_name(f"{folder.name}.photos"))
+        photos = found.photos
         with tqdm(total=len(photos), unit="photo", disable=args.quiet) as bar:
             made, problems = editing.add(
                 args.index,
@@ -44,8 +45,7 @@ def index_add(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("selavpr: stopped; the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
-    for problem in problems:
-        print(f"selavpr: left out: {plain(problem)}", file=sys.stderr)
+    say_problems([*found.problems, *problems], args.verbose)
     _say(made, f"Added {len(photos) - len(problems):,} photos to {args.index}")
     return 0
 
@@ -65,21 +65,6 @@ def index_push(args: argparse.Namespace) -> int:
     print(f"Pushed: {address}")
     print(f"Open it anywhere with --index {args.repo}")
     return 0
-
-
-def conditions(texts: list[str]) -> dict[str, str]:
-    """What ``--where`` asks for.
-
-    Raises:
-        OptionError: it is not column=value.
-    """
-    wanted = {}
-    for condition in texts:
-        column, equals, value = condition.partition("=")
-        if not equals or not column:
-            raise OptionError(f"--where takes column=value, not {condition!r}.")
-        wanted[column] = value
-    return wanted
 
 
 def _say(made: PlaceIndex, what: str) -> None:
@@ -104,17 +89,14 @@ def add_edits(commands: Parsers) -> None:
     more = commands.add_parser(
         "add",
         help="put more photos into an index",
-        description="Put more photos into an index; what is there is not extracted again. Stopped, "
-        "the same command goes on.",
+        description="Put more photos into an index, from any source that `index build` takes. What "
+        "is there is not extracted again. Stopped, the same command goes on.",
     )
     more.add_argument("index", type=Path, metavar="DIR")
-    more.add_argument("--from", dest="source", type=Path, required=True, metavar="FOLDER",
-        help="photos with a table of their places")  # fmt: skip
-    _add_where(more, "take only rows with this value; may be repeated")
+    add_source(more)
     add_model(more)
     more.add_argument("--batch-size", type=int, default=8, metavar="N",
         help="photos per pass (default 8)")  # fmt: skip
-    more.add_argument("--quiet", action="store_true", help="show no progress")
     more.set_defaults(run=index_add)
     less = commands.add_parser(
         "remove",

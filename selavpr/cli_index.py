@@ -10,6 +10,7 @@ from selavpr.cli_build import add_build, index_build
 from selavpr.cli_edit import add_edits
 from selavpr.cli_eval import add_calibrate
 from selavpr.index import PlaceIndex, verify
+from selavpr.searchers import describe
 from selavpr.terminal import NOT_HERE, Parsers, plain
 
 __all__ = ["add_index", "index_build", "index_info", "index_verify"]
@@ -21,7 +22,7 @@ def index_info(args: argparse.Namespace) -> int:
     manifest = index.manifest
     sizes = {name: about["bytes"] for name, about in manifest.files.items()}
     photos = sum(size for name, size in sizes.items() if name.startswith("images/"))
-    local = sum(sizes.get(name, 0) for name in ("codes.npy", "scales.npy"))
+    local = sum(sizes.get(name, 0) for name in index.codec.arrays)
     about = {
         "name": manifest.name,
         "title": manifest.title,
@@ -29,7 +30,9 @@ def index_info(args: argparse.Namespace) -> int:
         "bounds": list(manifest.bounds),
         "model": manifest.model,
         "fingerprint": manifest.fingerprint,
+        "local_features": manifest.local,
         "rank": index.codec.rank,
+        "search": describe(manifest.search),
         "calibrated": manifest.calibration is not None,
         "license": manifest.license,
         "attribution": manifest.attribution,

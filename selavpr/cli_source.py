@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,12 +12,18 @@ from tqdm import tqdm
 from selavpr import gather, layouts, panorama, panoramax, thinning, video
 from selavpr.collecting import ATTRIBUTION
 from selavpr.errors import OptionError
+from selavpr.terminal import plain
+
+SHOWN_PROBLEMS = 20
+"""Photos left out that are listed one by one; the rest is counted, and listed with --verbose."""
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Declare the options of every command that takes photos ``--from`` a source."""
     add = parser.add_argument
     add("--from", dest="source", required=True, metavar="SOURCE", help="where the photos are")
+    add("--verbose", action="store_true", help="list all photos that are left out")
+    add("--quiet", action="store_true", help="show no progress")
     add("--limit", type=int, default=0, metavar="N", help="take N photos at most, spread evenly")
     add("--thin", type=float, default=0, metavar="M", help="leave out photos within M metres of "
         "another that looks the same way (default 0: keep all)")  # fmt: skip
@@ -48,7 +56,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("downloads").add_argument
     add("--photos", type=Path, metavar="DIR",
         help=f"folder for downloads, frames and views, kept, with {ATTRIBUTION} "
-        "(default: OUT.photos)")  # fmt: skip
+        "(default: beside the index, with .photos to its name)")  # fmt: skip
     add("--workers", type=int, default=4, metavar="N",
         help="downloads, or photos looked into, at a time (default %(default)s)")  # fmt: skip
     add(
@@ -64,12 +72,6 @@ def options_of(args: argparse.Namespace) -> gather.Options:
     Raises:
         OptionError: an option cannot be read.
     """
-    where = {}
-    for condition in args.where:
-        column, equals, value = condition.partition("=")
-        if not equals or not column:
-            raise OptionError(f"--where takes column=value, not {condition!r}.")
-        where[column] = value
     try:
         headings = tuple(float(text) % 360 for text in args.headings.split(",") if text.strip())
     except ValueError as error:
@@ -77,7 +79,7 @@ def options_of(args: argparse.Namespace) -> gather.Options:
     if any(heading != heading for heading in headings):
         raise OptionError("--headings takes finite degrees.")
     return gather.Options(
-        where=where,
+        where=conditions(args.where),
         cities=tuple(args.city),
         split=args.split,
         utm_zone=args.utm_zone,
@@ -94,6 +96,66 @@ def options_of(args: argparse.Namespace) -> gather.Options:
         rate=args.rate,
         server=args.server,
     )
+
+
+def conditions(texts: Sequence[str]) -> dict[str, str]:
+    """What ``--where`` asks for.
+
+    Raises:
+        OptionError: it is not column=value.
+    """
+    wanted = {}
+    for condition in texts:
+        column, equals, value = condition.partition("=")
+        if not equals or not column:
+            raise OptionError(f"--where takes column=value, not {condition!r}.")
+        wanted[column] = value
+    return wanted
+
+
+def photos_of(args: argparse.Namespace, work: Path, *, dry: bool = False) -> gather.Gathered:
+    """The photos of the source the user names, and on stderr what is to be said of it.
+
+    Args:
+        args: of a parser that ``add_source`` was given, with ``quiet``.
+        work: folder for downloads, frames and views, unless the user names one.
+        dry: download and make nothing.
+
+    Raises:
+        OptionError: there are no photos, or an option cannot be read.
+        SelaVPRError: as ``gather.gather``.
+    """
+    options = options_of(args)
+    kind = gather.kind_of(args.source, args.layout)
+    with Bars(args.quiet) as bars:
+        found = gather.gather(args.source, kind, options, args.photos or work, bars.show, dry=dry)
+    for note in found.notes:
+        print(f"selavpr: {plain(note)}", file=sys.stderr)
+    if not (found.photos or found.offers or found.expected):
+        say_problems(found.problems, args.verbose)
+        raise OptionError(_nothing(args, kind))
+    return found
+
+
+def say_problems(problems: Sequence[str], verbose: bool) -> None:
+    """List on stderr which photos are left out and why."""
+    shown = problems if verbose else problems[:SHOWN_PROBLEMS]
+    for problem in shown:
+        print(f"selavpr: left out: {plain(problem)}", file=sys.stderr)
+    if len(shown) < len(problems):
+        rest = len(problems) - len(shown)
+        print(f"selavpr: left out: {rest:,} more; --verbose lists them.", file=sys.stderr)
+
+
+def _nothing(args: argparse.Namespace, kind: gather.Kind) -> str:
+    if kind in gather.SERVICES:
+        return (
+            f"There are no photos in {args.source}; take a larger area or another service, and "
+            "check that each longitude comes before its latitude."
+        )
+    if args.where:
+        return f"No row of the table in {args.source} fits; check --where."
+    return f"There are no photos to index in {args.source} (read as {kind})."
 
 
 class Bars:

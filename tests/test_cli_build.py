@@ -247,14 +247,14 @@ def test_batch_sizes_that_are_none(
 
 
 def test_many_problems_are_counted(run: Run, tmp_path: Path) -> None:
-    for i in range(cli_build.SHOWN_PROBLEMS + 5):
+    for i in range(cli_source.SHOWN_PROBLEMS + 5):
         drawn(i).save(tmp_path / f"{i:02}.jpg")
     snap(tmp_path / "good.jpg")
     _, _, error = run("town", "--from", ".", "--quiet", "--layout", "exif")
-    assert error.count("has no position") == cli_build.SHOWN_PROBLEMS
+    assert error.count("has no position") == cli_source.SHOWN_PROBLEMS
     assert error.endswith("selavpr: left out: 5 more; --verbose lists them.\n")
     _, _, error = run("town2", "--from", ".", "--quiet", "--verbose", "--layout", "exif")
-    assert error.count("has no position") == cli_build.SHOWN_PROBLEMS + 5
+    assert error.count("has no position") == cli_source.SHOWN_PROBLEMS + 5
 
 
 def test_names_cannot_steer_the_terminal(run: Run, tmp_path: Path) -> None:
