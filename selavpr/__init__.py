@@ -1,12 +1,14 @@
 """SelaVPR visual place recognition: find where a photo was taken, and show why."""
 
 from selavpr.errors import (
+    DownloadError,
     HubError,
     IndexFileError,
     LocationError,
     OptionError,
     PhotoError,
     SelaVPRError,
+    StoppedError,
     WeightsError,
 )
 from selavpr.geo import Location
@@ -18,6 +20,7 @@ from selavpr.structs import Features, Matches, ModelConfig
 __version__ = "0.1.0"
 
 __all__ = [
+    "DownloadError",
     "Features",
     "HubError",
     "IndexFileError",
@@ -29,6 +32,7 @@ __all__ = [
     "PhotoError",
     "SelaVPR",
     "SelaVPRError",
+    "StoppedError",
     "WeightsError",
     "count_mutual",
     "load_image",

@@ -24,8 +24,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from selavpr.download import DownloadError, Fetcher
-from selavpr.errors import OptionError, PhotoError
+from selavpr.download import Fetcher
+from selavpr.errors import DownloadError, OptionError, PhotoError
 from selavpr.offers import Offer
 from selavpr.tables import TABLE
 

@@ -1,7 +1,7 @@
 """Polite and careful downloads: slow enough, patient with servers that are busy, bounded in size.
 
 The only module that knows requests. A server is not trusted: its addresses must be http or https
-and lead to no private network, a file has an upper size, and headers with a secret go to nobody but
+and name no private network, a file has an upper size, and headers with a secret go to nobody but
 the server they are meant for, not even after a redirect. What a server says is never shown as it
 stands, and of an address only host and path are, since the rest may hold a token.
 """
@@ -24,7 +24,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from selavpr.errors import SelaVPRError
+from selavpr.errors import DownloadError, StoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -46,23 +46,6 @@ LONGEST_ANSWER_S = 900.0  # against a server that sends a byte a minute
 _BLOCK = 1 << 16
 _BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
 _BROKEN = (requests.RequestException, HTTPError, OSError)
-
-
-class DownloadError(SelaVPRError):
-    """Something cannot be downloaded.
-
-    Attributes:
-        status: the server's answer, such as 404; None where there was none.
-    """
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        """Keep the status beside the sentence."""
-        super().__init__(message)
-        self.status = status
-
-
-class StoppedError(SelaVPRError):
-    """The downloads were stopped while this one waited."""
 
 
 class Fetcher:

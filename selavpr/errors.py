@@ -9,7 +9,9 @@ be shown to a user as they stand::
     ├── LocationError    coordinates outside the globe, swapped or unreadable
     ├── WeightsError     weights that are missing, damaged or belong to another network
     │   └── HubError     weights or an index that could not be fetched from the Hugging Face Hub
-    └── IndexFileError   an index that is missing, damaged or built with another model
+    ├── IndexFileError   an index that is missing, damaged or built with another model
+    ├── DownloadError    something that a server does not give, or that is not asked for
+    └── StoppedError     downloads that were stopped while one waited for its turn
 """
 
 
@@ -39,3 +41,20 @@ class HubError(WeightsError):
 
 class IndexFileError(SelaVPRError):
     """An index is missing, damaged, or was built with another model."""
+
+
+class DownloadError(SelaVPRError):
+    """Something cannot be downloaded.
+
+    Attributes:
+        status: the server's answer, such as 404; None where there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Keep the status beside the sentence."""
+        super().__init__(message)
+        self.status = status
+
+
+class StoppedError(SelaVPRError):
+    """The downloads were stopped while this one waited."""

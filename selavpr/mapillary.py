@@ -12,8 +12,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from selavpr.download import DownloadError, Fetcher
-from selavpr.errors import OptionError
+from selavpr.download import Fetcher
+from selavpr.errors import DownloadError, OptionError
 from selavpr.offers import Area, Offer, read_heading, read_place, read_text, search
 
 SERVER = "https://graph.mapillary.com"

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from selavpr.download import DownloadError, Fetcher
+from selavpr.download import Fetcher
+from selavpr.errors import DownloadError
 from selavpr.offers import (
     Area,
     Offer,

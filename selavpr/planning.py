@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from selavpr import building, collecting
-from selavpr.download import DownloadError, Fetcher
-from selavpr.errors import PhotoError
+from selavpr.download import Fetcher
+from selavpr.errors import DownloadError, PhotoError
 from selavpr.gather import SAMPLES, Gathered
 from selavpr.geo import Location
 from selavpr.indexfiles import CODEC, MANIFEST, Manifest

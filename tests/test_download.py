@@ -10,7 +10,8 @@ import pytest
 from street_server import Street, serving
 
 from selavpr import download
-from selavpr.download import ATTEMPTS, DownloadError, Fetcher, StoppedError, plain_url
+from selavpr.download import ATTEMPTS, Fetcher, plain_url
+from selavpr.errors import DownloadError, StoppedError
 
 
 @pytest.fixture

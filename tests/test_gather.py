@@ -13,8 +13,7 @@ from PIL import Image
 from street_server import TOKEN, Street, serving
 from test_layouts import msls_city, touch, utm_name
 
-from selavpr import LocationError, OptionError
-from selavpr.download import DownloadError
+from selavpr import DownloadError, LocationError, OptionError
 from selavpr.gather import Gathered, Options, gather, kind_of
 from selavpr.geo import Location
 from selavpr.sources import SourcePhoto

@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from street_server import TOKEN, Street, serving
 
-from selavpr import LocationError, OptionError, collecting, mapillary, panoramax
+from selavpr import DownloadError, LocationError, OptionError, collecting, mapillary, panoramax
 from selavpr.collecting import collect, file_name
-from selavpr.download import DownloadError, Fetcher
+from selavpr.download import Fetcher
 from selavpr.geo import Location
 from selavpr.offers import Area, Offer, search
 
