@@ -14,7 +14,7 @@ from selavpr.geo import Location
 
 
 def read_msls(folder: Path, cities: Sequence[str] = ()) -> list[BenchmarkPhoto]:
-    """Mapillary Street-Level Sequences; panoramas and views of the dashboard are left out.
+    """Mapillary Street-Level Sequences; as in the authors' loader, only panoramas are left out.
 
     Raises:
         OptionError: a city or table is not there, or a table lacks a column.
@@ -61,7 +61,7 @@ def _photos(table: Path) -> Iterator[BenchmarkPhoto]:
     for line, row in _csv_rows(table):
         key = row.get("key", "")
         extra = more.get(key, {})
-        if _true(row.get("pano")) or _true(extra.get("control_panel")):
+        if _true(row.get("pano")):
             continue
         if not re.fullmatch(r"[\w-]+", key):
             raise LocationError(f"line {line} of {table} has no key that names a photo: {key!r}.")

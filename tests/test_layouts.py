@@ -114,13 +114,13 @@ def test_msls(tmp_path: Path) -> None:
     msls_city(tmp_path / "train_val" / "sf")
     assert find_layout(tmp_path) == find_layout(tmp_path / "train_val" / "sf") == "msls"
     read = read_benchmark(tmp_path)
-    # Panoramas and views of the dashboard are no part of the benchmark.
-    assert [photo.key for photo in read.queries] == ["query0", "query0"]
+    # Panoramas are no part of the benchmark; photos that show a dashboard are.
+    assert [photo.key for photo in read.queries] == ["query0", "query2"] * 2
     first = read.database[0]
     assert first.path == tmp_path / "train_val/cph/database/images/database0.jpg"
     assert (first.location, first.metres) == (Location(55.6, 12.5), (1000.5, 2000))
     assert (first.heading, first.condition, first.captured_at) == (350.5, "night", "2019-01-01")
-    assert len(read_benchmark(tmp_path, cities=["sf"]).queries) == 1
+    assert len(read_benchmark(tmp_path, cities=["sf"]).queries) == 2
     with pytest.raises(OptionError, match="no city 'oslo'; it has cph, sf"):
         read_benchmark(tmp_path, cities=["oslo"])
 
