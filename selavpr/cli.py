@@ -18,6 +18,7 @@ import torch
 
 import selavpr
 from selavpr import hub, maps, viz, weights
+from selavpr.cli_doctor import add_doctor
 from selavpr.cli_eval import add_eval
 from selavpr.cli_index import add_index
 from selavpr.cli_train import add_train
@@ -94,7 +95,9 @@ def locate(args: argparse.Namespace) -> int:
     codes = {0}
     for i, photo in enumerate(args.photos, 1):
         try:
-            found = recognizer.recognize(photo, top_k=args.top_k, rerank=args.rerank)
+            found = recognizer.recognize(
+                photo, top_k=args.top_k, rerank=args.rerank, rerank_depth=args.rerank_depth
+            )
             number = i if len(args.photos) > 1 else None
             _print_answer(args, recognizer, found, photo)
             if args.draw:
@@ -125,8 +128,10 @@ def _print_answer(
         print(f"{photo}: not in {town}, it seems; the likest place is {where}")
     else:
         print(f"{photo}: {where}, {estimate.verdict} in {town}")
-    if estimate.confidence is None:
+    if recognizer.calibration is None:
         print("  this index is not calibrated, so the verdict is a rule of thumb")
+    elif estimate.confidence is None:
+        print("  nothing was re-ranked, so the verdict is a rule of thumb")
     else:
         print(f"  in this city with a probability of {estimate.confidence:.0%}")
     if estimate.radius50_m is not None and estimate.radius90_m is not None:
@@ -249,7 +254,9 @@ def _add_locate(commands: Parsers) -> None:
     add("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG, WebP, HEIC, AVIF, ...")
     add("--index", type=Path, metavar="DIR", help="index folder; default: the bundled city")
     add_model(parser)
-    add("--top-k", type=int, default=20, metavar="N", help="candidates to re-rank (default 20)")
+    add("--top-k", type=int, default=20, metavar="N", help="candidates to return (default 20)")
+    add("--rerank-depth", type=int, metavar="N",
+        help="candidates to re-rank (default: as many as --top-k)")  # fmt: skip
     add("--no-rerank", dest="rerank", action="store_false", help="global search only")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one line of JSON per photo")
@@ -266,6 +273,7 @@ _COMMANDS: tuple[Callable[[Parsers], None], ...] = (
     _add_convert,
     add_eval,
     add_train,
+    add_doctor,
 )
 
 

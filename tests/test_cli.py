@@ -18,7 +18,9 @@ from test_official import checkpoint, save_official
 
 import selavpr
 from selavpr import SelaVPR, building, cli, cli_index, confidence, hub, viz, weights
+from selavpr.calibration import store
 from selavpr.index import PlaceIndex
+from selavpr.judgement import Calibration
 from selavpr.terminal import INTERRUPTED, PIPE_CLOSED, USER_ERROR
 
 
@@ -216,6 +218,36 @@ def test_locate_for_people(run: Run, built: Path, files: list[Path]) -> None:
     assert len(lines) == 3 + cli.SHOWN + 1
     assert lines[3].split()[:2] == ["1", "1"] and "p1 " in lines[3] and lines[3].endswith("Way 1")
     assert all(stage in lines[-1] for stage in ("open", "extract", "search", "rerank", "locate"))
+
+
+def test_an_answer_that_was_not_re_ranked_is_not_blamed_on_the_index(
+    run: Run, network: SelaVPR, built: Path, files: list[Path], tmp_path: Path
+) -> None:
+    width = len(confidence.FEATURES)
+    zeros, line = (0.0,) * width, (0.0,) * (width + 1)
+    index = Path(shutil.copytree(built, tmp_path / "town"))
+    store(index, Calibration(zeros, (1.0,) * width, line, line, 0.1, 0.5, 0.9, (), (5.0,), (9.0,),
+                             20, 9, 9))  # fmt: skip
+    assert "in this city with a probability of 50%" in run("locate", files[0], "--index", index)[1]
+    _, out, _ = run("locate", files[0], "--index", index, "--no-rerank")
+    assert "nothing was re-ranked" in out and "not calibrated" not in out
+    _, out, _ = run("locate", files[0], "--index", built, "--no-rerank")
+    assert "not calibrated" in out
+
+
+def test_locate_re_ranks_as_many_as_asked(run: Run, built: Path, files: list[Path]) -> None:
+    options = ("locate", files[1], "--index", built, "--json", "--top-k", 4)
+    matches = [
+        c["matches"] for c in json.loads(run(*options, "--rerank-depth", 2)[1])["candidates"]
+    ]
+    assert len(matches) == 4 and None not in matches[:2] and matches[2:] == [None, None]
+    whole = [
+        c["place_id"] for c in json.loads(run(*options, "--rerank-depth", 12)[1])["candidates"]
+    ]
+    everything = run("locate", files[1], "--index", built, "--json", "--top-k", 12)[1]
+    assert whole == [c["place_id"] for c in json.loads(everything)["candidates"]][:4]
+    code, _, error = run(*options, "--rerank-depth", 0)
+    assert code == USER_ERROR and "rerank_depth must be 1 to 1000" in error
 
 
 @pytest.mark.usefixtures("_sure")
