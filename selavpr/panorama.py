@@ -8,6 +8,7 @@ would have seen from the same point.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -110,12 +111,14 @@ def views_of(
     place = photo.place
     middle = place.heading or 0.0
     name = place.image.removeprefix("images/").removesuffix(".jpg").replace("/", "_")
+    # Views of other panoramas, and of one that was changed, have other names.
+    key = hashlib.sha256(repr(_state(photo.path)).encode("utf-8", "replace")).hexdigest()[:8]
     pixels: NDArray[np.uint8] | None = None
     found = []
     for heading in headings:
         turn = (heading - middle) % 360
-        path = folder / f"{name}-{turn:05.1f}-{field_of_view:g}.jpg"
-        if not _is_newer(path, photo.path):
+        path = folder / f"{name}-{key}-{turn:05.1f}-{field_of_view:g}.jpg"
+        if not path.exists():
             if pixels is None:
                 pixels = _read(photo.path)
             partial = path.with_suffix(".part")
@@ -188,8 +191,10 @@ def _read(path: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-def _is_newer(path: Path, source: Path) -> bool:
+def _state(path: Path) -> tuple[str, int, int]:
+    """Tells a file from others and from itself after a change; no file is like one of no bytes."""
     try:
-        return path.stat().st_mtime_ns >= source.stat().st_mtime_ns
+        about = path.stat()
     except OSError:
-        return False
+        return str(path), 0, 0
+    return str(path.resolve()), about.st_size, about.st_mtime_ns

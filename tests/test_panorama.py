@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -142,12 +144,25 @@ def test_cut_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [p.place.place_id for p in found] == ["a-000", "a-090", "b-000", "b-090"]
     assert len(problems) == 1 and "not twice as wide as high" in problems[0]
     assert steps == [(1, 3), (2, 3), (3, 3)]
-    # What is there and newer than its panorama is not cut again.
+    # What is there is not cut again.
     before = found[0].path.stat().st_mtime_ns
     monkeypatch.setattr(selavpr.panorama, "_read", None)
     again = cut_all(every, {first.path, other.path}, tmp_path / "v", [], **options)
     assert [p.path for p in again if "square" not in p.path.name] == [p.path for p in found]
     assert found[0].path.stat().st_mtime_ns == before
+
+
+def test_views_are_of_their_own_panorama(tmp_path: Path) -> None:
+    """Names that become the same as files, and a panorama replaced by an older file."""
+    red, grey = panorama(tmp_path, "a_b"), panorama(tmp_path, "other")
+    Image.new("RGB", (128, 64), (128, 128, 128)).save(grey.path)
+    grey = dataclasses.replace(grey, place=dataclasses.replace(grey.place, image="images/a/b.jpg"))
+    (tmp_path / "v").mkdir()
+    assert redness(views_of(red, tmp_path / "v", (30,), 40)[0].path) > 200
+    assert redness(views_of(grey, tmp_path / "v", (30,), 40)[0].path) == 0
+    red.path.write_bytes(grey.path.read_bytes())
+    os.utime(red.path, (0, 0))
+    assert redness(views_of(red, tmp_path / "v", (30,), 40)[0].path) == 0
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
