@@ -23,7 +23,7 @@ from selavpr import metrics
 from selavpr.confidence import RIGHT_M, VERDICTS, Evidence, Verdict
 from selavpr.errors import IndexFileError, OptionError
 from selavpr.indexfiles import MANIFEST, manifest_text, read_manifest
-from selavpr.judgement import Calibration
+from selavpr.judgement import MOST_DEVIATIONS, Calibration
 from selavpr.regression import fit_logistic, logistic
 
 FEWEST = FOLDS = 5
@@ -99,7 +99,7 @@ def fit(samples: Sequence[Sample], top_k: int) -> tuple[Calibration, dict[str, A
     right = errors <= RIGHT_M
     raw = np.stack([s.evidence.vector() for s in samples])
     mean, scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-6)
-    z = (raw - mean) / scale
+    z = np.clip((raw - mean) / scale, -MOST_DEVIATIONS, MOST_DEVIATIONS)  # as it will be judged
     folds = _folds(inside)
     held: dict[str, Floats] = {}
     weights: dict[str, Floats] = {}
