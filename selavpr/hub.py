@@ -12,6 +12,7 @@ import hashlib
 import logging
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,51 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EE
 
 class _BrokeOffError(Exception):
     """A download ended early or arrived damaged; the text says which, in a user's words."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says of the Hub.
+
+    Attributes:
+        endpoint: its address, or a mirror's (``HF_ENDPOINT``).
+        offline: whether it is not to be asked (``HF_HUB_OFFLINE``).
+        cache: where files from it are kept (``HF_HOME``, ``HF_HUB_CACHE``).
+        has_token: whether requests are made in somebody's name.
+    """
+
+    endpoint: str
+    offline: bool
+    cache: Path
+    has_token: bool
+
+
+def settings() -> Settings:
+    """What the environment says of the Hub; asks nobody."""
+    return Settings(
+        endpoint=constants.ENDPOINT,
+        offline=bool(constants.HF_HUB_OFFLINE),
+        cache=Path(constants.HF_HUB_CACHE),
+        has_token=bool(huggingface_hub.get_token()),
+    )
+
+
+def ping(repo: str, filename: str, timeout_s: float = 5.0) -> None:
+    """Ask the Hub for what it knows of a file, whether or not that is cached; nothing is fetched.
+
+    Raises:
+        HubError: as for ``fetch``.
+    """
+    _check_names(repo, None)
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise hub_errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+        url = huggingface_hub.hf_hub_url(repo, filename)
+        about = huggingface_hub.get_hf_file_metadata(url, timeout=timeout_s, library_name="selavpr")
+        if about.commit_hash is None:
+            raise hub_errors.FileMetadataError("the answer names no commit")
+    except Exception as error:
+        raise _explained(error, repo, filename, None) from error
 
 
 def fetch(
