@@ -12,6 +12,7 @@ import hashlib
 import logging
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,10 @@ _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, and of large file storage
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TAG = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
+PATIENCE_S = 60.0
+"""Seconds in which a part of a file has to arrive: a line that slow is no use for a query."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -173,10 +178,14 @@ def fetch_range(
             if response.status_code != 206 or said is None or int(said[1]) != start:
                 raise _BrokeOffError("in parts is not offered by this server")
             wanted, data = min(stop, int(said[2])) - start, b""
+            latest = time.monotonic() + PATIENCE_S
             for chunk in response.iter_bytes():
                 data += chunk
                 if len(data) > wanted:
                     raise _BrokeOffError("arrived with more bytes than announced")
+                # Single bytes may come for ever, each of them in time.
+                if time.monotonic() > latest and len(data) < wanted:
+                    raise _BrokeOffError("was too slow and was given up")
         if len(data) < wanted:
             raise _BrokeOffError("ended early")
         return data, int(said[2])
@@ -304,7 +313,10 @@ def _download(repo: str, filename: str, revision: str | None, repo_type: RepoTyp
         url, timeout=constants.HF_HUB_ETAG_TIMEOUT, library_name="selavpr"
     )
     etag, size = about.etag, about.size
-    if not etag or not _CONTENT_HASH.fullmatch(etag) or not size or not about.commit_hash:
+    # huggingface_hub makes files of these names, wherever they lead.
+    if (etag and not _TAG.fullmatch(etag)) or not _COMMIT.fullmatch(about.commit_hash or ""):
+        raise hub_errors.FileMetadataError("the answer names no content, or no commit")
+    if not etag or not _CONTENT_HASH.fullmatch(etag) or not size:
         return  # nothing to tell whether two parts are of one file
     pinned = huggingface_hub.hf_hub_url(
         repo, filename, revision=about.commit_hash, repo_type=repo_type
@@ -343,7 +355,7 @@ def _download(repo: str, filename: str, revision: str | None, repo_type: RepoTyp
                     raise _BrokeOffError("arrived with more bytes than announced") from error
                 have = f"{_megabytes(file.tell())} of {_megabytes(size)}"
                 raise _BrokeOffError(f"broke off after {have}") from error
-        if len(etag) == 64 and _content_hash(partial, len(etag)) != etag:
+        if _content_hash(partial, len(etag)) != etag:
             partial.unlink()
             raise _BrokeOffError("arrived damaged")
         partial.replace(blob)
