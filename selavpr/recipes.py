@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -103,7 +102,8 @@ class Recipe:
             if (kind is bool or kind is str) and not isinstance(value, kind):
                 raise OptionError(f"{name} must be of type {kind.__name__}, not {value!r}.")
         for name in ("local_stride", "triplets", "negatives", "places", "views", "epochs",
-                     "accumulate", "checkpoint_steps", "mined"):  # fmt: skip
+                     "accumulate", "checkpoint_steps", "mined", "patience",
+                     "validation_limit"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be 1 or more.")
         for shape in self.shapes:
@@ -158,11 +158,6 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     except (TypeError, AttributeError) as error:
         raise OptionError(f"A list or table in the recipe has another form: {error}.") from error
     return Recipe(**made)
-
-
-def to_json(recipe: Recipe) -> str:
-    """The recipe as JSON; ``from_dict(json.loads(...))`` is the inverse."""
-    return json.dumps(dataclasses.asdict(recipe), indent=2)
 
 
 def _list(names: set[str]) -> str:

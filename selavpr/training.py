@@ -6,7 +6,7 @@ A run is a folder::
     log.jsonl                 one line per step and per epoch
     curves.png                loss and recall
     tensorboard/              the same for TensorBoard
-    checkpoint.safetensors    all that resuming needs; removed when the run is done
+    checkpoint.safetensors    all that resuming needs; of a finished run, that it is done
     model/                    the best epoch, in the shipping format
 
 All chance is drawn from (seed, epoch, step, photo), so a run that was stopped and resumed ends with
@@ -37,9 +37,10 @@ from selavpr import losses, mining, weights
 from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from selavpr.curves import draw_curves
 from selavpr.errors import OptionError
+from selavpr.evaluation import write_json
 from selavpr.mining import Batch
 from selavpr.model import Adapter, SelaVPR
-from selavpr.recipes import Recipe, from_dict, to_json
+from selavpr.recipes import Recipe, from_dict
 from selavpr.structs import Features
 from selavpr.training_data import TrainingPhotos, View, Views, collate, read_training
 from selavpr.validation import ValidationSet, read_validation, validate
@@ -83,11 +84,18 @@ def train(recipe: Recipe, folder: str | os.PathLike[str], report: Report | None 
         The folder of the trained model.
 
     Raises:
-        OptionError: the folder holds a run of another recipe, or the recipe names no usable photos.
+        OptionError: the folder holds a run of another recipe or cannot be written, or the recipe
+            names no usable photos.
         WeightsError: the model to start from cannot be loaded.
         PhotoError: a training photo cannot be read.
     """
-    return _Run(recipe, Path(folder), report or _silent).go()
+    try:
+        return _Run(recipe, Path(folder), report or _silent).go()
+    except OSError as error:
+        raise OptionError(
+            f"Cannot go on with the run in {folder}: {error.strerror or error}; the same command "
+            "goes on from the last checkpoint."
+        ) from error
 
 
 def prepare(recipe: Recipe, device: str | torch.device = "cpu") -> SelaVPR:
@@ -149,6 +157,8 @@ class _Run:
         self.report = report
         set_seed(recipe.seed)
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        if self.accelerator.is_main_process:
+            self._check_folder()
         self.model = prepare(recipe, self.accelerator.device)
         self.photos: TrainingPhotos = read_training(
             recipe.data,
@@ -176,7 +186,8 @@ class _Run:
     def go(self) -> Path:
         """Run all epochs that are left."""
         main = self.accelerator.is_main_process
-        self._open()
+        with self.accelerator.main_process_first():  # others must not meet a folder half-made
+            self._open()
         if self.state.done:
             return self.folder / MODEL
         # DistributedDataParallel wraps it; what is saved and described is the network itself.
@@ -198,8 +209,8 @@ class _Run:
             board.close()
         return self.folder / MODEL
 
-    def _open(self) -> None:
-        """Begin the folder, or take up what is in it."""
+    def _check_folder(self) -> None:
+        """Refuse a folder of something else, before photos are read."""
         path = self.folder / RECIPE
         if path.exists():
             try:
@@ -214,10 +225,17 @@ class _Run:
             raise OptionError(
                 f"{self.folder} is not empty and holds no run; choose another folder."
             )
+
+    def _open(self) -> None:
+        """Begin the folder, or take up what is in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_json(self.recipe) + "\n", encoding="utf-8")
+        write_json(self.folder / RECIPE, dataclasses.asdict(self.recipe))
         if (self.folder / CHECKPOINT).exists():
             self._restore(read_checkpoint(self.folder / CHECKPOINT))
+        if self.accelerator.is_main_process:
+            # Steps after the checkpoint are done, and logged, again.
+            lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+            (self.folder / LOG).write_text(lines, encoding="utf-8")
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -276,7 +294,7 @@ class _Run:
                 f"The training photos give {len(plan)} batches, too few for one step of "
                 f"{self._share}: show more places, or take smaller batches."
             )
-        return plan[: recipe.steps * recipe.accumulate or None]
+        return plan[: recipe.steps * self._share or None]
 
     def _describe(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``[n, D]`` descriptors; only the chosen rows are filled."""

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from selavpr import ModelConfig, SelaVPR, cli, weights
+from selavpr import ModelConfig, SelaVPR, cli, training, weights
 from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from selavpr.errors import OptionError
 from selavpr.images import load_image, preprocess
-from selavpr.recipes import Recipe, from_dict, read_recipe, to_json
+from selavpr.recipes import Recipe, from_dict, read_recipe
 from selavpr.training import CHECKPOINT, LOG, MODEL, learning_rate, prepare, train
 from selavpr.training_data import read_training
 from tests.test_losses import naive_similarity
@@ -151,8 +151,7 @@ def test_a_stopped_run_ends_with_the_same_weights(
     whole, broken = trained(tmp_path / "whole"), trained(tmp_path / "broken")
     assert whole.keys() == broken.keys()
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
-    expected = losses_of(tmp_path / "whole")
-    assert losses_of(tmp_path / "broken")[-len(expected) + stop_at :] == expected[stop_at:]
+    assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
 
 
 def test_learns_the_town_and_leaves_the_backbone_alone(
@@ -163,10 +162,10 @@ def test_learns_the_town_and_leaves_the_backbone_alone(
         validation=str(town), validation_queries={"part": "query"},
         validation_database={"part": "database"}, patience=99,
     )  # fmt: skip
-    recipe = dataclasses.replace(recipe, epochs=6)
+    recipe = dataclasses.replace(recipe, epochs=20)
     folder = train(recipe, tmp_path / "run")
     losses = losses_of(tmp_path / "run")
-    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])  # batches differ in difficulty
     before, after = weights.load(start), weights.load(folder)
     assert all(torch.equal(before.backbone[n].half(), x.half()) for n, x in after.backbone.items())
     changed = [n for n, x in after.trained.items() if not torch.equal(x, before.trained[n].half())]
@@ -253,6 +252,7 @@ def test_another_recipe_in_the_same_folder(start: Path, town: Path, tmp_path: Pa
         {"global_loss": "magic"}, {"global_loss": "none", "local_loss": "none"},
         {"adapters": False, "local_head": False}, {"adapters": "no"}, {"shapes": [[28, 30]]},
         {"shapes": [28]}, {"shapes": [[28]]}, {"where": "x"}, {"model": 3}, {"mining": "best"},
+        {"patience": 0}, {"validation_limit": 0},
     ],
 )  # fmt: skip
 def test_bad_recipes(values: dict[str, Any]) -> None:
@@ -263,7 +263,7 @@ def test_bad_recipes(values: dict[str, Any]) -> None:
 def test_recipes_as_files(tmp_path: Path) -> None:
     recipe = from_dict({"data": "a", "shapes": [[28, 42]], "where": {"part": "train"}})
     assert recipe.data == ("a",)
-    assert from_dict(json.loads(to_json(recipe))) == recipe
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
     path = tmp_path / "r.toml"
     path.write_text('data = ["x", "y"]\nlearning_rate = 1e-4\nshapes = [[28, 42]]\n')
     assert read_recipe(path, epochs=7).epochs == 7
@@ -287,6 +287,21 @@ def test_the_papers_recipe_is_the_default() -> None:
     for field in dataclasses.fields(Recipe):
         if field.name not in paths:
             assert getattr(shipped, field.name) == getattr(same, field.name), field.name
+
+
+def test_a_folder_that_cannot_be_made(start: Path, town: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="Cannot go on with the run in"):
+        train(recipe_of(start, town), tmp_path / "file" / "run")
+
+
+def test_a_step_is_a_step_however_many_processes(
+    start: Path, town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two processes takes a batch for every step, and none is left without."""
+    monkeypatch.setattr(training.Accelerator, "num_processes", property(lambda self: 2))
+    run = training._Run(recipe_of(start, town, steps=1), tmp_path / "run", lambda entry: None)
+    assert len(run._mine()) == 2
 
 
 def test_damaged_checkpoint(start: Path, town: Path, tmp_path: Path) -> None:
