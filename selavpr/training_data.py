@@ -13,10 +13,14 @@ from torch.utils.data import Dataset
 
 from selavpr.augment import augment
 from selavpr.errors import OptionError, PhotoError
+from selavpr.geo import Location
 from selavpr.images import load_image, normalise
 from selavpr.layouts import BenchmarkPhoto, find_layout, read_benchmark
 from selavpr.mining import Town
 from selavpr.tables import read_table
+
+TOWN_M = 50_000.0
+"""Up to this far from an origin, degrees become metres to within some 1 %."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,17 @@ def read_training(
     world: list[int] = []
     queries: list[int] = []
     references: list[int] = []
-    worlds: dict[tuple[str, str], int] = {}
+    worlds: dict[tuple[str, str, int], int] = {}
     for source in sources:
         photos, names = _read(source, where)
+        origins: list[Location] = []  # of this source
         for photo, name in zip(photos, names, strict=True):
             row = len(paths)
+            place, town = _metres(photo, origins)
             paths.append(photo.path)
-            position.append(_metres(photo, photos[0]))
+            position.append(place)
             heading.append(float("nan") if photo.heading is None else photo.heading)
-            world.append(worlds.setdefault((source, name), len(worlds)))
+            world.append(worlds.setdefault((source, name, town), len(worlds)))
             if photo.role != "database":
                 queries.append(row)
             if photo.role != "query":
@@ -141,9 +147,18 @@ def _read(source: str, where: Mapping[str, str]) -> tuple[list[BenchmarkPhoto], 
     return photos, names
 
 
-def _metres(photo: BenchmarkPhoto, origin: BenchmarkPhoto) -> tuple[float, float]:
+def _metres(photo: BenchmarkPhoto, origins: list[Location]) -> tuple[tuple[float, float], int]:
+    """East and north of a photo, and the number of the origin that they count from.
+
+    Degrees become metres around an origin nearby, since from another town's they come out wrong;
+    a photo far from all known origins is a new one.
+    """
     if photo.metres is not None:
-        return photo.metres
-    if photo.location is None or origin.location is None:
+        return photo.metres, 0
+    if photo.location is None:
         raise OptionError(f"The position of {photo.path} is unknown.")
-    return origin.location.offset_m(photo.location)
+    for number, origin in enumerate(origins):
+        if origin.distance_m(photo.location) <= TOWN_M:
+            return origin.offset_m(photo.location), number
+    origins.append(photo.location)
+    return (0.0, 0.0), len(origins) - 1

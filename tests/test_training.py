@@ -18,6 +18,7 @@ from PIL import Image
 from selavpr import ModelConfig, SelaVPR, cli, training, weights
 from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from selavpr.errors import OptionError
+from selavpr.geo import Location
 from selavpr.images import load_image, preprocess
 from selavpr.recipes import Recipe, from_dict, read_recipe
 from selavpr.training import CHECKPOINT, LOG, MODEL, learning_rate, prepare, train
@@ -326,6 +327,22 @@ def test_command_line(
     run[1] = str(tmp_path / "other")
     assert cli.main([*run, "--data", str(tmp_path / "absent")]) == 2
     assert "no training photos at" in capsys.readouterr().err
+
+
+def test_metres_are_metres_in_every_town_of_a_source(tmp_path: Path) -> None:
+    """GSV-Cities has towns from the equator to the north in one folder."""
+    rows = ["image,latitude,longitude"]
+    towns = [Location(0.3, 32.5), Location(60.17, 24.94)]
+    pairs = [(town, town.moved(9.5, 0)) for town in towns]
+    rows += [f"{i}.jpg,{p.latitude},{p.longitude}" for i, p in enumerate(sum(pairs, ()))]
+    (tmp_path / "places.csv").write_text("\n".join(rows) + "\n")
+    town = read_training(
+        [str(tmp_path)], {}, positive_m=10, positive_degrees=40, negative_m=25
+    ).town
+    for first in (0, 2):
+        east, north = town.position[first + 1] - town.position[first]
+        assert (east, north) == pytest.approx((9.5, 0), abs=0.01)
+        assert np.flatnonzero(town.positives(first)).tolist() == [first + 1]
 
 
 def test_worlds_and_sources(town: Path, tmp_path: Path) -> None:
