@@ -36,7 +36,8 @@ def apart(spots: Sequence[Spot], distance_m: float, turn_deg: float = TURN_DEG) 
     kept: list[int] = []
     cells: dict[tuple[int, int], list[Spot]] = {}
     for i, spot in enumerate(spots):
-        near = _cells_near(spot[0], distance_m)
+        # Cells may be wider than the distance; below a millimetre their numbers would overflow.
+        near = _cells_near(spot[0], max(distance_m, 1e-3))
         others = (other for cell in near for other in cells.get(cell, ()))
         if not any(_alike(spot, other, distance_m, turn_deg) for other in others):
             kept.append(i)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -69,6 +69,7 @@ def test_consensus_does_not_depend_on_the_scale_of_weights(
 @given(
     st.lists(st.tuples(cities, st.none() | st.floats(0, 360)), max_size=12), st.floats(0, 20_000)
 )
+@example([(Location(1.0, 0.0), None), (Location(1.0, 0.0), None)], 5e-324)
 def test_thinning_what_is_thin_keeps_all(
     spots: list[tuple[Location, float | None]], distance: float
 ) -> None:
