@@ -1,4 +1,4 @@
-"""Check the README: its links and files exist, its commands parse, its tables are up to date.
+"""Check the README: its links and files exist, its commands parse, it names every module.
 
 Run it as ``python tools/check_readme.py``; exit code 1 with a sentence for each problem.
 """
@@ -21,6 +21,9 @@ def problems() -> list[str]:
     for target in re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
         if not re.match(r"[a-z]+:", target) and not (ROOT / target).exists():
             found.append(f"README links to {target}, which does not exist.")
+    modules = {path.stem for path in (ROOT / "selavpr").glob("[!_]*.py")}
+    named = set(re.findall(r"`(\w+)`", text))
+    found += [f"README's table of modules lacks {name}." for name in sorted(modules - named)]
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
         try:
             compile(block, "README.md", "exec")
