@@ -106,10 +106,10 @@ def _summary(
     if found.reranked is not None:
         lists[RERANKED] = found.reranked
     errors: dict[str, list[float]] = {}
-    for stage, ranked in lists.items() if task.distances_m is not None else ():
-        metres: Any = task.distances_m
+    for stage, ranked in lists.items() if task.measured else ():
         errors[stage] = [
-            float(metres[i, rows[0]]) if rows else math.nan for i, rows in enumerate(ranked)
+            query.distance_m(task.database[rows[0]]) if rows else math.nan
+            for query, rows in zip(task.queries, ranked, strict=True)
         ]
     offered = len(task.database) - max(map(len, task.excluded))
     rows = summarise([q.condition for q in task.queries], task.truths, offered, lists, errors)

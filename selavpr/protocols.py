@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from selavpr.errors import LocationError, OptionError
 from selavpr.layouts import BenchmarkPhoto, Layout, find_layout, read_benchmark
@@ -104,8 +103,7 @@ class Task:
         database: photos to find.
         truths: for each query the numbers of the references that are right.
         excluded: for each query the reference that is the same photo, if there is one.
-        distances_m: ``[Q, N]`` metres from each query to each reference, in float32; None where
-            places are told apart by name only.
+        measured: whether all positions are known; else places are told apart by name only.
         notes: sentences for the report.
     """
 
@@ -113,7 +111,7 @@ class Task:
     database: tuple[BenchmarkPhoto, ...]
     truths: tuple[frozenset[int], ...]
     excluded: tuple[frozenset[int], ...]
-    distances_m: NDArray[np.float32] | None
+    measured: bool
     notes: tuple[str, ...]
 
 
@@ -169,18 +167,16 @@ def prepare(
             f"{folder} gives {len(queries)} queries and {len(database)} references (read as "
             f"{found.layout}); both are needed."
         )
-    distances = _distances(queries, database)
     rows = {photo.path: row for row, photo in enumerate(database)}
     itself = [frozenset([rows[q.path]] if q.path in rows else []) for q in queries]
-    close = _close(queries, database, distances, metres)
+    close, measured = within(queries, database, metres)
     truths = [right - same for right, same in zip(close, itself, strict=True)]
     if protocol.subtask:
         # MSLS leaves out queries that nothing could answer.
         kept = [i for i, truth in enumerate(truths) if truth]
         queries, truths = [queries[i] for i in kept], [truths[i] for i in kept]
         itself = [itself[i] for i in kept]
-        distances = None if distances is None else distances[kept]
-    if distances is None:
+    if not measured:
         notes.append("A reference of the same place is right; positions are not known.")
     if found.unassigned:
         notes.append("Photos of the role any are queries and references; none is its own answer.")
@@ -195,50 +191,39 @@ def prepare(
     if unanswerable:
         notes.append(f"{unanswerable:,} queries have no right reference and count as failures.")
     return Task(
-        tuple(queries), tuple(database), tuple(truths), tuple(itself), distances, tuple(notes)
+        tuple(queries), tuple(database), tuple(truths), tuple(itself), measured, tuple(notes)
     )
 
 
-def _distances(
-    queries: Sequence[BenchmarkPhoto], database: Sequence[BenchmarkPhoto]
-) -> NDArray[np.float32] | None:
-    """Metres between all pairs; None where a position is unknown."""
-    for on_plane in (True, False):
-        points = []
-        for photos in (queries, database):
-            places = [p.metres if on_plane else _degrees(p) for p in photos]
-            points.append([place for place in places if place is not None])
-        if len(points[0]) == len(queries) and len(points[1]) == len(database):
-            a, b = (np.array(p, dtype=np.float64) for p in points)
-            return _plane(a, b) if on_plane else great_circle_m(a, b)
-    return None
+def within(
+    queries: Sequence[BenchmarkPhoto], database: Sequence[BenchmarkPhoto], metres: float
+) -> tuple[list[frozenset[int]], bool]:
+    """For each query the references that are right, and whether all positions are known.
+
+    Right is within the distance, on the benchmark's own plane where all are on it; where some
+    positions are unknown, right is of the same place.
+
+    Raises:
+        LocationError: some photos have neither a position nor a place.
+    """
+    photos = (*queries, *database)
+    if all(p.metres is not None for p in photos):
+        asked, known = (np.array([p.metres for p in group]) for group in (queries, database))
+        rows = (np.hypot(*(known - point).T) for point in asked)
+    elif all(p.location is not None for p in photos):
+        asked, known = (np.array(_degrees(group)) for group in (queries, database))
+        rows = (great_circle_m(point[None], known)[0] for point in asked)
+    else:
+        names = np.array([p.place_id for p in database])
+        if not all(p.place_id for p in photos):
+            raise LocationError("Some photos have neither a position nor a place to be told by.")
+        return [frozenset(np.flatnonzero(names == q.place_id).tolist()) for q in queries], False
+    # A row at a time: the distances of a large benchmark would take gigabytes.
+    return [frozenset(np.flatnonzero(row <= metres).tolist()) for row in rows], True
 
 
-def _plane(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float32]:
-    found = np.empty((len(a), len(b)), dtype=np.float32)
-    for i, point in enumerate(a):
-        found[i] = np.hypot(*(b - point).T)
-    return found
-
-
-def _degrees(photo: BenchmarkPhoto) -> tuple[float, float] | None:
-    place = photo.location
-    return None if place is None else (place.latitude, place.longitude)
-
-
-def _close(
-    queries: Sequence[BenchmarkPhoto],
-    database: Sequence[BenchmarkPhoto],
-    distances: NDArray[np.float32] | None,
-    metres: float,
-) -> list[frozenset[int]]:
-    """For each query the references within the distance, or else of the same place."""
-    if distances is not None:
-        return [frozenset(np.flatnonzero(row <= metres).tolist()) for row in distances]
-    names = np.array([p.place_id for p in database])
-    if not all(names) or not all(q.place_id for q in queries):
-        raise LocationError("Some photos have neither a position nor a place to be told by.")
-    return [frozenset(np.flatnonzero(names == q.place_id).tolist()) for q in queries]
+def _degrees(photos: Sequence[BenchmarkPhoto]) -> list[tuple[float, float]]:
+    return [(p.location.latitude, p.location.longitude) for p in photos if p.location is not None]
 
 
 def _listed(photos: Sequence[BenchmarkPhoto]) -> list[BenchmarkPhoto]:

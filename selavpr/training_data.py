@@ -75,11 +75,11 @@ def read_training(
         origins: list[Location] = []  # of this source
         for photo, name in zip(photos, names, strict=True):
             row = len(paths)
-            place, town = _metres(photo, origins)
+            place, origin = _metres(photo, origins)
             paths.append(photo.path)
             position.append(place)
             heading.append(float("nan") if photo.heading is None else photo.heading)
-            world.append(worlds.setdefault((source, name, town), len(worlds)))
+            world.append(worlds.setdefault((source, name, origin), len(worlds)))
             if photo.role != "database":
                 queries.append(row)
             if photo.role != "query":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from selavpr.errors import OptionError
-from selavpr.layouts import find_layout, read_benchmark
-from selavpr.matching import count_mutual
+from selavpr.layouts import BenchmarkPhoto, find_layout, read_benchmark
 from selavpr.metrics import first_hits
 from selavpr.model import SelaVPR
+from selavpr.protocols import within
 from selavpr.recipes import Recipe
-from selavpr.structs import Features
+from selavpr.reranking import count_matches, order_of
 from selavpr.tables import read_table
 
 RIGHT_M = 25.0
@@ -38,26 +38,34 @@ def read_validation(recipe: Recipe) -> ValidationSet:
     """The validation photos a recipe names; queries without a right answer are left out.
 
     Raises:
-        OptionError: there are no queries or no database photos.
+        OptionError: there are no queries or no database photos, or no query has a right answer.
+        LocationError: the position of a photo is unknown.
     """
     source = Path(recipe.validation)
     if source.exists() and find_layout(source) == "table":
-        asked = read_table(source, recipe.validation_queries)
-        known = read_table(source, recipe.validation_database)
+        asked, known = (
+            [
+                BenchmarkPhoto(row.path, "any", location=row.location)
+                for row in read_table(source, of)
+            ]
+            for of in (recipe.validation_queries, recipe.validation_database)
+        )
     else:
         found = read_benchmark(source, split="val" if (source / "val").is_dir() else None)
-        asked, known = found.queries, found.database  # type: ignore[assignment]
-    places = [photo.location for photo in known]
-    queries, truths = [], []
-    for photo in asked:
-        right = frozenset(
-            i
-            for i, place in enumerate(places)
-            if place and photo.location and photo.location.distance_m(place) <= RIGHT_M
+        asked, known = list(found.queries), list(found.database)
+    if not asked or not known:
+        raise OptionError(
+            f"{source} gives {len(asked)} validation queries and {len(known)} database photos; "
+            "both are needed."
         )
-        if right:
-            queries.append(photo.path)
-            truths.append(right)
+    if shared := {photo.path for photo in asked} & {photo.path for photo in known}:
+        raise OptionError(
+            f"{len(shared)} validation photos are query and database at once and would find "
+            "themselves; part them with validation_queries and validation_database."
+        )
+    right, _ = within(asked, known, RIGHT_M)
+    queries = [photo.path for photo, rows in zip(asked, right, strict=True) if rows]
+    truths = [rows for rows in right if rows]
     if not queries:
         raise OptionError(
             f"No validation query in {source} has a database photo within {RIGHT_M:g} m."
@@ -82,32 +90,22 @@ def validate(model: SelaVPR, photos: ValidationSet) -> Mapping[str, float]:
         PhotoError: a photo cannot be read.
     """
     database = model.extract_each(photos.database)
-    queries = model.extract_each(photos.queries)
     table = torch.cat([f.descriptor for f in database])
-    order = [
-        torch.argsort(-(q.descriptor @ table.T)[0], stable=True)[:RERANKED].tolist()
-        for q in queries
-    ]
-    return {
-        f"{name} R@{n}": float((hits <= n).mean())
-        for name, ranked in (
-            ("global", order),
-            (
-                "re-ranked",
-                [_rerank(model, q, database, o) for q, o in zip(queries, order, strict=True)],
-            ),
+    first, second = [], []
+    for query in model.extract_each(photos.queries):
+        order = torch.argsort(-(query.descriptor @ table.T)[0], stable=True)[:RERANKED].tolist()
+        counts = count_matches(
+            model,
+            model.densify(query.tokens)[0].flatten(0, 1),
+            order,
+            lambda row: (database[row].tokens.shape[1], database[row].tokens.shape[2]),
+            lambda row: database[row].tokens[0],
+            mode="exact",
         )
-        for hits in [first_hits(ranked, photos.truths)]
+        first.append(order)
+        second.append([order[i] for i in order_of(counts)])
+    return {
+        f"{name} R@{n}": float((first_hits(ranked, photos.truths) <= n).mean())
+        for name, ranked in (("global", first), ("re-ranked", second))
         for n in _AT
     }
-
-
-def _rerank(
-    model: SelaVPR, query: Features, database: Sequence[Features], rows: list[int]
-) -> list[int]:
-    local = model.densify(query.tokens).flatten(1, 2)[0]
-    counts = [
-        int(count_mutual(local, model.densify(database[i].tokens).flatten(1, 2))[0]) for i in rows
-    ]
-    # More matches first; ties stay in the global order.
-    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: -counts[i])]

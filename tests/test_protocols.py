@@ -28,7 +28,7 @@ def test_pitts_style(tmp_path: Path) -> None:
     root = utm_folder(tmp_path, [0, 100, 500], [10, 24.9, 25.1, 90, 200])
     task = prepare(root, PROTOCOLS["pitts30k"])
     assert task.truths == ({0, 1}, {3}, frozenset())
-    assert task.distances_m is not None and task.distances_m[0, 3] == pytest.approx(90)
+    assert task.measured and task.queries[0].distance_m(task.database[3]) == pytest.approx(90)
     notes = " ".join(task.notes)
     assert "3 queries, 5 references" in notes and "not the whole benchmark" in notes
     assert "6,816 queries and 10,000" in notes and "1 queries have no right" in notes
@@ -114,14 +114,15 @@ def test_a_table_with_positions(tmp_path: Path) -> None:
     )
     task = prepare(table, choose(table, None))
     assert task.truths == ({0},) and task.queries[0].condition == "night"
-    assert task.distances_m is not None and task.distances_m[0, 0] == pytest.approx(20, abs=0.05)
+    assert task.measured
+    assert task.queries[0].distance_m(task.database[0]) == pytest.approx(20, abs=0.05)
 
 
 def test_a_table_of_places_without_positions(tmp_path: Path) -> None:
     """Every photo is query and reference; none is its own answer."""
     table = table_of(tmp_path, "1.jpg,a,any,,,\n2.jpg,b,any,,,\n3.jpg,a,any,,,\n")
     task = prepare(table, PROTOCOLS["table"])
-    assert task.truths == ({2}, frozenset(), {0}) and task.distances_m is None
+    assert task.truths == ({2}, frozenset(), {0}) and not task.measured
     assert task.excluded == ({0}, {1}, {2})
     assert any("same place" in note for note in task.notes)
 
@@ -139,10 +140,12 @@ def test_distances_are_those_of_locations(tmp_path: Path) -> None:
         f"{i}.jpg,,{'query' if i < 3 else 'database'},,{p.latitude},{p.longitude}\n"
         for i, p in enumerate(places)
     )
-    task = prepare(table_of(tmp_path, rows), PROTOCOLS["table"])
-    expected = [[a.distance_m(b) for b in places[3:]] for a in places[:3]]
-    assert task.distances_m is not None
-    assert task.distances_m == pytest.approx(np.array(expected), rel=1e-5)
+    table = table_of(tmp_path, rows)
+    for metres in (500, 2000, 4000):
+        right = prepare(table, PROTOCOLS["table"], distance_m=metres).truths
+        for i, query in enumerate(places[:3]):
+            near = {j for j, place in enumerate(places[3:]) if query.distance_m(place) <= metres}
+            assert right[i] == near
 
 
 def test_no_such_protocol(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from selavpr.images import load_image, preprocess
 from selavpr.recipes import Recipe, from_dict, read_recipe
 from selavpr.training import CHECKPOINT, LOG, MODEL, learning_rate, prepare, train
 from selavpr.training_data import read_training
+from selavpr.validation import read_validation
 from tests.test_losses import naive_similarity
 
 TINY = ModelConfig(width=32, depth=2, heads=4, local_hidden=16, local_dim=8, input_size=28)
@@ -343,6 +344,23 @@ def test_metres_are_metres_in_every_town_of_a_source(tmp_path: Path) -> None:
         east, north = town.position[first + 1] - town.position[first]
         assert (east, north) == pytest.approx((9.5, 0), abs=0.01)
         assert np.flatnonzero(town.positives(first)).tolist() == [first + 1]
+
+
+def test_validation_photos(town: Path, tmp_path: Path) -> None:
+    """Positions on a plane do; a photo never finds itself; 111 m are another place."""
+    parts = dict(validation_queries={"part": "query"}, validation_database={"part": "database"})
+    found = read_validation(from_dict({"validation": str(town), **parts}))
+    assert [p.name for p in found.database] == [f"p{i}v0.png" for i in range(PLACES)]
+    assert found.truths == tuple(frozenset([i]) for i in range(PLACES) for _ in range(VIEWS - 1))
+    with pytest.raises(OptionError, match="query and database at once"):
+        read_validation(from_dict({"validation": str(town)}))
+    for role, easts in (("queries", (0, 100)), ("database", (20, 500))):
+        (tmp_path / "val" / role).mkdir(parents=True)
+        for east in easts:
+            (tmp_path / "val" / role / f"@{east}@0@.jpg").touch()
+    found = read_validation(from_dict({"validation": str(tmp_path)}))
+    assert [p.name for p in found.queries] == ["@0@0@.jpg"]
+    assert [found.database[i].name for i in found.truths[0]] == ["@20@0@.jpg"]
 
 
 def test_worlds_and_sources(town: Path, tmp_path: Path) -> None:
