@@ -8,7 +8,6 @@ that another calibration can be judged without recognising anything again.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from selavpr.structs import Recognition
 from selavpr.tables import find_table, read_table
 
 QUERY, OUTSIDE = "query", "outside"
+_ROLES = frozenset((QUERY, OUTSIDE, "database", "reference"))
 
 ANSWERS = 2
 """Raise it when positions or evidence come out otherwise: what older journals say is then asked
@@ -100,16 +100,19 @@ def read_queries(
         PhotoError: a row names a photo outside the table's folder.
     """
     table = find_table(source)
-    keep = {} if split is None else {"split": split}
-    if _has_roles(table):
-        rows = read_table(table, {**keep, "role": QUERY})
-        others = read_table(table, {**keep, "role": OUTSIDE}, need_location=False)
-    else:
-        rows, others = read_table(table, keep), []
-    if not rows:
+    rows = read_table(table, None if split is None else {"split": split}, need_location=False)
+    roles = [row.texts.get("role", "").lower() for row in rows]
+    told = not _ROLES.isdisjoint(roles)  # else all rows are queries
+    asked = [row for row, role in zip(rows, roles, strict=True) if not told or role == QUERY]
+    others = [row for row, role in zip(rows, roles, strict=True) if told and role == OUTSIDE]
+    if not asked:
         wanted = f" of the split {split!r}" if split is not None else ""
         raise OptionError(f"{table} has no queries{wanted}.")
-    found = [Query(row.path, row.location, row.texts.get("condition", "")) for row in rows]
+    if lost := [row.where for row in asked if row.location is None]:
+        raise LocationError(
+            f"{lost[0]} has no position; photos from elsewhere have the role {OUTSIDE}."
+        )
+    found = [Query(row.path, row.location, row.texts.get("condition", "")) for row in asked]
     found += [Query(row.path, None, row.texts.get("condition", "")) for row in others]
     if outside is not None:
         if not outside.is_dir():
@@ -295,12 +298,3 @@ def _key(query: Query) -> str:
         return f"{query.path} {about.st_size} {about.st_mtime_ns}"
     except OSError:
         return str(query.path)
-
-
-def _has_roles(table: Path) -> bool:
-    """Whether a table says which of its photos are queries."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            return "role" in next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from selavpr.benchmarkphotos import BenchmarkPhoto, Role
@@ -54,6 +54,21 @@ def find_tables(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def listed(photos: Sequence[BenchmarkPhoto]) -> list[BenchmarkPhoto]:
+    """Those that the benchmark's own subtask_index.csv lists as "all".
+
+    Raises:
+        OptionError: a table is missing, or lacks a column.
+    """
+    wanted: set[Path] = set()
+    for folder in {p.path.parent.parent for p in photos}:
+        numbers = {row[""]: row["key"] for row in _rows(folder / "postprocessed.csv", "", "key")}
+        for row in _rows(folder / "subtask_index.csv", "", "all"):
+            if _true(row["all"]) and row[""] in numbers:
+                wanted.add(folder / "images" / f"{numbers[row['']]}.jpg")
+    return [p for p in photos if p.path in wanted]
+
+
 def _photos(table: Path) -> Iterator[BenchmarkPhoto]:
     folder = table.parent
     role: Role = "database" if folder.name == "database" else "query"
@@ -86,12 +101,24 @@ def _photos(table: Path) -> Iterator[BenchmarkPhoto]:
         )
 
 
-def _csv_rows(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
+def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """The rows of a table that has to be there, with these columns."""
+    if not path.is_file():
+        raise OptionError(f"{path} cannot be read: there is no such file.")
+    rows = [row for _, row in _csv_rows(path)]
+    if missing := [c for c in columns if rows and c not in rows[0]]:
+        raise OptionError(f"{path} has no column {missing[0]!r}.")
+    return rows
+
+
+def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Numbered rows; none where there is no table."""
     if not path.is_file():
         return []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
+            # Cells beyond the header's go nowhere: "" is a column of these tables.
+            reader = csv.DictReader(file, restkey="more", restval="")
             return [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OptionError(f"{path} cannot be read as a UTF-8 CSV table: {error}.") from error

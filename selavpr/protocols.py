@@ -7,13 +7,13 @@ measured all the same, and the report says that it is not the whole benchmark.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from selavpr import msls
 from selavpr.errors import LocationError, OptionError
 from selavpr.layouts import BenchmarkPhoto, Layout, find_layout, read_benchmark
 from selavpr.metrics import great_circle_m
@@ -157,7 +157,7 @@ def prepare(
     database = list(found.database + found.unassigned)
     notes = [f"Right within {metres:g} m."] if metres != protocol.distance_m else []
     if protocol.subtask:
-        queries, database = _listed(queries), _listed(database)
+        queries, database = msls.listed(queries), msls.listed(database)
     if keys is not None:
         wanted = set(_lines(keys))
         queries = [q for q in queries if q.key in wanted or q.path.stem in wanted]
@@ -224,28 +224,6 @@ def within(
 
 def _degrees(photos: Sequence[BenchmarkPhoto]) -> list[tuple[float, float]]:
     return [(p.location.latitude, p.location.longitude) for p in photos if p.location is not None]
-
-
-def _listed(photos: Sequence[BenchmarkPhoto]) -> list[BenchmarkPhoto]:
-    """Those that MSLS's subtask_index.csv lists as "all"."""
-    wanted: set[Path] = set()
-    for folder in {p.path.parent.parent for p in photos}:
-        numbers = {row[""]: row["key"] for row in _rows(folder / "postprocessed.csv", "", "key")}
-        for row in _rows(folder / "subtask_index.csv", "", "all"):
-            if row["all"].strip().lower() == "true" and row[""] in numbers:
-                wanted.add(folder / "images" / f"{numbers[row['']]}.jpg")
-    return [p for p in photos if p.path in wanted]
-
-
-def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            if missing := [c for c in columns if c not in (reader.fieldnames or [])]:
-                raise OptionError(f"{path} has no column {missing[0]!r}.")
-            return list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise OptionError(f"{path} cannot be read as a CSV table: {error}.") from error
 
 
 def _lines(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_fixtures import ORIGIN, drawn
 
-from selavpr import SelaVPR, cityeval, cli, weights
+from selavpr import Location, LocationError, SelaVPR, cityeval, cli, weights
 from selavpr.index import PlaceIndex, verify
 from selavpr.recognizer import Recognizer
 from selavpr.terminal import INTERRUPTED, USER_ERROR
@@ -100,6 +100,21 @@ def test_calibrate_then_eval(
     capsys.readouterr()
     assert run("eval", "--index", folder, *rest) == USER_ERROR
     assert "calibration in the index is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_roles_are_found_however_the_table_is_written(tmp_path: Path, separator: str) -> None:
+    lines = ["Image,Lat,Lon,Role", "q.jpg,60,25,Query", "r.jpg,60,25,reference", "o.jpg,,,outside"]
+    (tmp_path / "t.csv").write_text("\n".join(lines).replace(",", separator) + "\n")
+    found = cityeval.read_queries(tmp_path / "t.csv")
+    assert [(q.path.name, q.location) for q in found] == [
+        ("q.jpg", Location(60, 25)), ("o.jpg", None)
+    ]  # fmt: skip
+    (tmp_path / "t.csv").write_text("image,lat,lon,split\na.jpg,60,25,test\n")
+    assert len(cityeval.read_queries(tmp_path / "t.csv")) == 1
+    (tmp_path / "t.csv").write_text("image,lat,lon\na.jpg,,\n")
+    with pytest.raises(LocationError, match=r"line 2 .* has no position"):
+        cityeval.read_queries(tmp_path / "t.csv")
 
 
 def test_splits_and_photos_from_elsewhere(queries: Path, tmp_path: Path) -> None:
