@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from selavpr.errors import IndexFileError, OptionError, PhotoError
+from selavpr.featurecache import file_states
 from selavpr.images import load_image
 from selavpr.index import PlaceIndex
 from selavpr.indexfiles import (
@@ -33,7 +34,7 @@ from selavpr.model import SelaVPR
 from selavpr.searchers import SEARCHES, Search
 from selavpr.sources import SourcePhoto
 from selavpr.weights import digest
-from selavpr.writing import Entry, replacing, write
+from selavpr.writing import Entries, Entry, replacing, write
 
 __all__ = ["DEFAULT_RANK", "Entry", "build", "extracted", "stored_photo", "write"]
 
@@ -141,7 +142,7 @@ def check_photos(photos: Sequence[SourcePhoto]) -> None:
 
 def extracted(
     folder: Path, photos: Sequence[SourcePhoto], model: SelaVPR, batch_size: int, progress: Progress
-) -> tuple[_Entries, list[str]]:
+) -> tuple[Entries, list[str]]:
     """Features of photos, kept in parts in a folder; parts that are there are not made again.
 
     Args:
@@ -165,7 +166,13 @@ def extracted(
     for start in range(0, len(photos), PART):
         group = photos[start : start + PART]
         key = digest(
-            [fingerprint, str(model.precision), model.device.type, batch_size, _state(group)]
+            [
+                fingerprint,
+                str(model.precision),
+                model.device.type,
+                batch_size,
+                file_states(photo.path for photo in group),
+            ]
         )
         path = folder / f"{key.partition(':')[2]}.safetensors"
         parts.append((group, path))
@@ -210,18 +217,6 @@ def stored_photo(path: Path) -> tuple[Image.Image, bytes]:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=STORED_QUALITY, optimize=True)
     return image, buffer.getvalue()
-
-
-def _state(photos: Sequence[SourcePhoto]) -> list[tuple[str, int, int]]:
-    """What tells that none of the files was changed since their features were extracted."""
-    found = []
-    for photo in photos:
-        try:
-            about = photo.path.stat()
-            found.append((str(photo.path), about.st_size, about.st_mtime_ns))
-        except OSError:
-            found.append((str(photo.path), 0, 0))
-    return found
 
 
 def _extract(

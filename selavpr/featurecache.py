@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class FeatureCache:
             folder.mkdir(parents=True, exist_ok=True)
             for start in range(0, len(photos), PART):
                 group = photos[start : start + PART]
-                about = [fingerprint, str(model.precision), model.device.type, _state(group)]
+                about = [fingerprint, str(model.precision), model.device.type, file_states(group)]
                 path = folder / f"{digest(about).partition(':')[2]}.safetensors"
                 part = _read(path)
                 if part is None:
@@ -166,12 +166,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         return None
 
 
-def _state(photos: Sequence[Path]) -> list[tuple[str, int, int]]:
+def file_states(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """What tells that none of the files was changed since their features were extracted."""
     found = []
-    for photo in photos:
+    for path in paths:
         try:
-            about = photo.stat()
-            found.append((str(photo), about.st_size, about.st_mtime_ns))
+            about = path.stat()
+            found.append((str(path), about.st_size, about.st_mtime_ns))
         except OSError:
-            found.append((str(photo), 0, 0))
+            found.append((str(path), 0, 0))
     return found

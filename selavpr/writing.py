@@ -18,7 +18,7 @@ import io
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -150,7 +150,7 @@ def _tidy(work: Path) -> None:
 
 def write(
     folder: Path,
-    entries: Iterable[Entry],
+    entries: Entries,
     manifest: Manifest,
     *,
     network: Network | None = None,
@@ -300,7 +300,7 @@ class ArrayWriter:
 class _EntrySample:
     """Features of entries, evenly taken."""
 
-    def __init__(self, entries: Iterable[Entry], count: int, network: Network | None) -> None:
+    def __init__(self, entries: Entries, count: int, network: Network | None) -> None:
         self._entries = entries
         self._count = count
         self._network = network
