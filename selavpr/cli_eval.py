@@ -28,12 +28,18 @@ from selavpr.terminal import INTERRUPTED, Parsers, add_model, plain
 JOURNALS = Path("runs/eval")
 """Where journals and feature caches are kept unless said otherwise: in the working folder."""
 
+_OF_BENCHMARKS = ("protocol", "keys", "exhaustive", "no_rerank", "ranked")
+_OF_INDEXES = ("queries", "split", "outside")
+
 
 def evaluate(args: argparse.Namespace) -> int:
     """Measure recall on an index or on a benchmark."""
     args.top_k = args.top_k if args.top_k is not None else 20 if args.index else 100
     if (args.index is None) == (args.dataset is None):
         raise OptionError("Name a benchmark's folder, or an index with --index and --queries.")
+    what, others = ("an index", _OF_BENCHMARKS) if args.index else ("a benchmark", _OF_INDEXES)
+    if unused := [f"--{name.replace('_', '-')}" for name in others if getattr(args, name)]:
+        raise OptionError(f"{unused[0]} does not go with {what}; leave it out.")
     if not 0 < args.distance < 1e6:
         raise OptionError(f"--distance must be more than 0 m, not {args.distance:g}.")
     found = _on_benchmark(args) if args.index is None else _on_index(args)
@@ -85,7 +91,7 @@ def _on_benchmark(args: argparse.Namespace) -> Evaluation | None:
                 args.work,
                 top_k=None if args.exhaustive else args.top_k,
                 excluded=task.excluded,
-                rerank=args.rerank,
+                rerank=not args.no_rerank,
                 mode=args.matching,
                 batch_size=args.batch_size,
                 progress=progress,
@@ -116,7 +122,7 @@ def _summary(
     depth = offered if args.exhaustive else args.top_k
     facts = {
         "model": args.model,
-        "candidates re-ranked": depth if args.rerank else 0,
+        "candidates re-ranked": 0 if args.no_rerank else depth,
         "matching": args.matching,
         "milliseconds per photo to extract": found.extract_ms,
         "milliseconds per query to search": found.search_ms,
@@ -235,7 +241,7 @@ def add_eval(commands: Parsers) -> None:
         help="answers this close are right (default 25)")  # fmt: skip
     add("--keys", type=Path, metavar="FILE", help="take only the queries this text file names")
     add("--exhaustive", action="store_true", help="re-rank the whole database")
-    add("--no-rerank", dest="rerank", action="store_false", help="global search only")
+    add("--no-rerank", action="store_true", help="global search only")
     add("--matching", choices=("exact", "fast"), default="exact", help="default exact")
     add("--batch-size", type=int, default=8, metavar="N", help="photos per pass (default 8)")
     add("--ranked", type=Path, metavar="FILE", help="write the ranked lists, a line per query")

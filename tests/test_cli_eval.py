@@ -102,6 +102,19 @@ def test_calibrate_then_eval(
     assert "calibration in the index is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--index", "x", "--queries", "q", "--no-rerank"), ("--index", "x", "--keys", "k"),
+     ("x", "--split", "test"), ("x", "--queries", "q")],
+)  # fmt: skip
+def test_an_option_that_would_do_nothing_is_an_error(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("eval", *arguments) == USER_ERROR
+    option = arguments[4] if "--no-rerank" in arguments else arguments[-2]
+    assert f"{option} does not go with" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_roles_are_found_however_the_table_is_written(tmp_path: Path, separator: str) -> None:
     lines = ["Image,Lat,Lon,Role", "q.jpg,60,25,Query", "r.jpg,60,25,reference", "o.jpg,,,outside"]
