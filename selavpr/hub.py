@@ -15,17 +15,18 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub import errors as hub_errors
-from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
     WeakFileLock,
     build_hf_headers,
     hf_raise_for_status,
     http_stream_backoff,
+    tqdm,
 )
 
 from selavpr.errors import HubError
@@ -40,8 +41,13 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, and of large file storage
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TAG = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
-PATIENCE_S = 60.0
-"""Seconds in which a part of a file has to arrive: a line that slow is no use for a query."""
+PATIENCE_S, LEAST = 60.0, 1 << 16
+"""Seconds, and the bytes that have to arrive in them. Single bytes may come for ever, each of them
+before any time-out."""
+
+TRIES = 5
+"""Lines on end that may drop without having brought even that."""
+_DROPPED = ("ConnectError", "ConnectTimeout", "ReadTimeout", "PoolTimeout", "RemoteProtocolError")
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -333,32 +339,80 @@ def _download(repo: str, filename: str, revision: str | None, repo_type: RepoTyp
             return
         with partial.open("ab") as file:
             if file.tell() > size:
-                file.truncate(0)
+                _empty(file)
             start = file.tell()
             if shutil.disk_usage(blob.parent).free < size - start:
                 raise OSError(errno.ENOSPC, f"{_megabytes(size - start)} are needed")
             try:
-                http_get(
-                    pinned,
-                    file,
-                    resume_size=start,
-                    headers=build_hf_headers(library_name="selavpr"),
-                    expected_size=size,
-                    displayed_filename=filename,
-                )
+                _receive(pinned, file, size, filename)
+            except _BrokeOffError:
+                raise
             except Exception as error:
                 if _status(error) is not None or getattr(error, "errno", None):
                     raise
                 file.flush()
-                if file.tell() >= size:
-                    file.truncate(0)
-                    raise _BrokeOffError("arrived with more bytes than announced") from error
                 have = f"{_megabytes(file.tell())} of {_megabytes(size)}"
                 raise _BrokeOffError(f"broke off after {have}") from error
         if _content_hash(partial, len(etag)) != etag:
             partial.unlink()
             raise _BrokeOffError("arrived damaged")
         partial.replace(blob)
+
+
+def _receive(url: str, file: BinaryIO, size: int, name: str) -> None:
+    """Append what a file lacks, with progress on the terminal; a line that drops is renewed.
+
+    Unlike huggingface_hub's own way, this minds how fast bytes come, and when there are enough.
+    """
+    tries = TRIES
+    with tqdm(  # type: ignore[no-untyped-call]
+        desc=name, total=size, initial=file.tell(), unit="B", unit_scale=True, disable=None
+    ) as bar:
+        while file.tell() < size:
+            start = file.tell()
+            try:
+                _append(url, file, size, bar)
+            except Exception as error:
+                tries = TRIES if file.tell() >= start + LEAST else tries - 1
+                if type(error).__name__ not in _DROPPED or not tries:
+                    raise
+                time.sleep(1)
+            else:
+                if file.tell() < size:
+                    raise OSError("the answer ended early")
+
+
+def _append(url: str, file: BinaryIO, size: int, bar: tqdm) -> None:
+    start = file.tell()
+    headers = build_hf_headers(library_name="selavpr") | {"Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with http_stream_backoff(
+        "GET", url, headers=headers, follow_redirects=True, retry_on_exceptions=(),
+        retry_on_status_codes=(408, 429), timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+    ) as response:  # fmt: skip
+        hf_raise_for_status(response)
+        if start and response.status_code != 206:  # the whole file again
+            _empty(file)
+            bar.update(-start)
+        begun, count = time.monotonic(), 0
+        for chunk in response.iter_bytes():
+            file.write(chunk)
+            bar.update(len(chunk))
+            count += len(chunk)
+            if file.tell() > size:
+                _empty(file)
+                raise _BrokeOffError("arrived with more bytes than announced")
+            if time.monotonic() > begun + PATIENCE_S and file.tell() < size:
+                if count < LEAST:
+                    raise _BrokeOffError("was too slow and was given up")
+                begun, count = time.monotonic(), 0
+
+
+def _empty(file: BinaryIO) -> None:
+    # A file that is appended to does not notice by itself where it ends now.
+    file.seek(0)
+    file.truncate()
 
 
 def _content_hash(path: Path, length: int = 0) -> str:

@@ -285,7 +285,7 @@ def test_disk_full_while_writing(server: HubServer, monkeypatch: pytest.MonkeyPa
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("selavpr.hub.http_get", full)
+    monkeypatch.setattr("selavpr.hub._receive", full)
     with pytest.raises(HubError) as error:
         hub.fetch("org/name", "big.bin")
     assert "not enough room" in sentence(error)
