@@ -56,12 +56,10 @@ class Sample:
     Attributes:
         evidence: for the answer it got.
         error_m: from the answer to where it was taken; None for a photo from elsewhere.
-        condition: such as ``"night"``.
     """
 
     evidence: Evidence
     error_m: float | None
-    condition: str = ""
 
 
 @dataclass(frozen=True)

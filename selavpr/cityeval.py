@@ -174,7 +174,7 @@ def ask(
 
 def samples(answers: Sequence[Answer]) -> list[Sample]:
     """The answers as calibration takes them."""
-    return [Sample(a.evidence, a.error_m, a.query.condition) for a in answers]
+    return [Sample(a.evidence, a.error_m) for a in answers]
 
 
 def evaluate(

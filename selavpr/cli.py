@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except SelaVPRError as error:
-        print(f"selavpr: {error}", file=sys.stderr)
+        print(f"selavpr: {plain(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("selavpr: interrupted.", file=sys.stderr)
@@ -105,7 +105,7 @@ def locate(args: argparse.Namespace) -> int:
             if args.map:
                 _map(recognizer, found, _numbered(args.map, number))
         except SelaVPRError as error:
-            print(f"selavpr: {photo}: {error}", file=sys.stderr)
+            print(f"selavpr: {photo}: {plain(str(error))}", file=sys.stderr)
             codes.add(USER_ERROR)
             continue
         if found.location.verdict == "not here":

@@ -277,6 +277,14 @@ def test_exit_code_of_a_photo_from_elsewhere(
     assert found == code and ("not in Drawn Town" in out) == bool(code)
 
 
+def test_messages_do_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
+    """What a file holds is quoted in messages, and may come from a stranger."""
+    (tmp_path / "places.csv").write_text("image,latitude,\x1b[2Jlongitude\n")
+    _, _, error = run("eval", tmp_path / "places.csv")
+    assert "needs a column 'longitude'" in error and "?[2Jlongitude" in error
+    assert "\x1b" not in error
+
+
 def test_a_bad_photo_does_not_stop_the_others(
     run: Run, built: Path, files: list[Path], tmp_path: Path
 ) -> None:
