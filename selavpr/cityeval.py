@@ -33,7 +33,6 @@ from selavpr.structs import Recognition
 from selavpr.tables import find_table, read_table
 
 QUERY, OUTSIDE = "query", "outside"
-_ROLES = frozenset((QUERY, OUTSIDE, "database", "reference"))
 
 ANSWERS = 2
 """Raise it when positions or evidence come out otherwise: what older journals say is then asked
@@ -102,7 +101,7 @@ def read_queries(
     table = find_table(source)
     rows = read_table(table, None if split is None else {"split": split}, need_location=False)
     roles = [row.texts.get("role", "").lower() for row in rows]
-    told = not _ROLES.isdisjoint(roles)  # else all rows are queries
+    told = any("role" in row.texts for row in rows)  # else all are queries
     asked = [row for row, role in zip(rows, roles, strict=True) if not told or role == QUERY]
     others = [row for row, role in zip(rows, roles, strict=True) if told and role == OUTSIDE]
     if not asked:

@@ -52,7 +52,7 @@ Progress = Callable[[str, int, int], None]
 class Options:
     """How a source is read; a reason stands beside each field.
 
-    Attributes are those of the command line, see ``cli_index``.
+    Attributes are those of the command line, see ``cli_source``.
     """
 
     where: Mapping[str, str] = field(default_factory=dict)  # rows of a table to take

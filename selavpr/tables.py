@@ -31,7 +31,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "street": ("street", "label", "name", "address"),
     "credit": ("credit", "author", "creator", "photographer"),
     "licence": ("licence", "license"),
-    "role": ("role", "split"),
+    "role": ("role",),
     "condition": ("condition", "weather"),
     "panorama": ("panorama", "pano", "is_pano", "360"),
     "world": ("world",),  # rows of different worlds never show one place (rendered twins)

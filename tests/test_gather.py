@@ -132,7 +132,8 @@ def test_benchmarks(tmp_path: Path) -> None:
 
     msls_city(tmp_path / "msls" / "cph")
     found = gathered(tmp_path / "msls", tmp_path)
-    assert found.kind == "msls" and [p.place.place_id for p in found.photos] == ["database0"]
+    assert found.kind == "msls"
+    assert [p.place.place_id for p in found.photos] == ["database0", "database2"]
     with pytest.raises(OptionError, match="no city"):
         gathered(tmp_path / "msls", tmp_path, cities=("sf",))
 

@@ -127,6 +127,12 @@ def test_a_table_of_places_without_positions(tmp_path: Path) -> None:
     assert any("same place" in note for note in task.notes)
 
 
+def test_a_split_is_no_role(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,split,lat,lon\n1.jpg,test,48,11\n2.jpg,val,48,11\n")
+    task = prepare(tmp_path / "t.csv", PROTOCOLS["table"])
+    assert task.truths == ({1}, {0})
+
+
 def test_neither_position_nor_place(tmp_path: Path) -> None:
     table = table_of(tmp_path, "1.jpg,,any,,,\n2.jpg,b,any,,,\n")
     with pytest.raises(LocationError, match="neither"):
