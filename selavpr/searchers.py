@@ -70,11 +70,17 @@ class Searcher:
             probes *= 4  # these lists do not hold as many
 
     def descriptors(self) -> NDArray[np.float32]:
-        """All descriptors ``[n, D]``, row by row; those of inverted lists as they were rounded."""
+        """All descriptors ``[n, D]``, row by row; those of inverted lists as they were rounded.
+
+        Raises:
+            ValueError: inverted lists name rows that do not exist.
+        """
         if not self.probes:
             return self.index.reconstruct_n(0, len(self))  # type: ignore[no-any-return]
         out = np.empty((len(self), self.width), dtype=np.float32)
         for i, (rows, codes) in enumerate(self.lists()):
+            if (rows < 0).any() or (rows >= len(out)).any():
+                raise ValueError("its lists name rows that do not exist")
             if len(rows):
                 packed = np.concatenate([_list_prefix(self.index, i, len(rows)), codes], axis=1)
                 out[rows] = self.index.sa_decode(np.ascontiguousarray(packed))

@@ -146,9 +146,19 @@ def test_lists_of_which_most_are_empty(tmp_path: Path) -> None:
     for value in (10**6, struct.unpack_from("<Q", data, at + 16)[0]):  # no such list; twice
         broken = bytearray(data)
         struct.pack_into("<Q", broken, at, value)
-        (tmp_path / "i").write_bytes(broken)
+        # Another file: the first is mapped, and threads of faiss may read it still.
+        (tmp_path / "broken").write_bytes(broken)
         with pytest.raises(ValueError):
-            searchfiles.read(tmp_path / "i", 1)
+            searchfiles.read(tmp_path / "broken", 1)
+
+
+def test_lists_that_name_rows_that_do_not_exist() -> None:
+    searcher, _ = searchers.make(town(2000), "ivf")
+    lists = searcher.index.invlists
+    number = next(i for i in range(searcher.index.nlist) if lists.list_size(i))
+    faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))[0] = 10**9
+    with pytest.raises(ValueError, match="rows that do not exist"):
+        searcher.descriptors()
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -157,6 +167,7 @@ def test_no_damage_brings_the_process_down(
     path: Path, lists: Any, apply: Callable[[bytes], bytes]
 ) -> None:
     original = path.read_bytes()
+    path.unlink()  # and not written over: what is mapped must not change
     path.write_bytes(apply(original))
     try:
         similarity, rows = searchfiles.read(path, 4).nearest(lists[0][:3], 5)
@@ -164,4 +175,5 @@ def test_no_damage_brings_the_process_down(
     except (ValueError, RuntimeError):
         pass
     finally:
+        path.unlink()
         path.write_bytes(original)
