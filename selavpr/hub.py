@@ -322,7 +322,7 @@ def _download(repo: str, filename: str, revision: str | None, repo_type: RepoTyp
     # huggingface_hub makes files of these names, wherever they lead.
     if (etag and not _TAG.fullmatch(etag)) or not _COMMIT.fullmatch(about.commit_hash or ""):
         raise hub_errors.FileMetadataError("the answer names no content, or no commit")
-    if not etag or not _CONTENT_HASH.fullmatch(etag) or not size:
+    if not etag or not _CONTENT_HASH.fullmatch(etag) or size is None:
         return  # nothing to tell whether two parts are of one file
     pinned = huggingface_hub.hf_hub_url(
         repo, filename, revision=about.commit_hash, repo_type=repo_type

@@ -216,7 +216,6 @@ def test_a_login_page_in_between(server: HubServer) -> None:
     assert "does not answer like the Hub" in sentence(error)
 
 
-@pytest.mark.skipif(not NEW_HUB, reason="1.0 leaves an orderly end to the next call")
 def test_a_cut_is_mended_inside_the_call(server: HubServer) -> None:
     server.cut_after = [100_000]
     assert hub.fetch("org/name", "big.bin").read_bytes() == BIG
@@ -241,12 +240,7 @@ def test_resuming_with_a_server_that_knows_no_ranges(server: HubServer) -> None:
     with pytest.raises(HubError):
         hub.fetch("org/name", "big.bin")
     server.ignore_range = True
-    if NEW_HUB:
-        assert hub.fetch("org/name", "big.bin").read_bytes() == BIG
-    else:
-        with pytest.raises(HubError):  # 1.0 appends the whole file; it is thrown away
-            hub.fetch("org/name", "big.bin")
-        assert hub.fetch("org/name", "big.bin").read_bytes() == BIG
+    assert hub.fetch("org/name", "big.bin").read_bytes() == BIG
 
 
 def test_a_damaged_part_is_not_kept(server: HubServer) -> None:
