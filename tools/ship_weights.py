@@ -45,7 +45,8 @@ def main() -> None:
         )
         for name in (weights.CONFIG_FILE, weights.ADAPTERS_FILE):
             shutil.copyfile(made / name, args.out / name)
-    print(f"{args.out}: fingerprint {SelaVPR.from_pretrained(args.out, device='cpu').fingerprint()}")
+    model = SelaVPR.from_pretrained(args.out, device="cpu")
+    print(f"{args.out}: fingerprint {model.fingerprint()}")
 
 
 if __name__ == "__main__":
