@@ -39,9 +39,10 @@ from numpy.typing import NDArray
 
 from benchmarks.matchers import Matcher, build
 from selavpr import SelaVPR, metrics
+from selavpr.benchmarkphotos import BenchmarkPhoto
 from selavpr.evaluation import table
 from selavpr.journal import Journal
-from selavpr.layouts import BenchmarkPhoto, read_benchmark
+from selavpr.layouts import read_benchmark
 from selavpr.tables import read_table
 from selavpr.weights import DEFAULT_MODEL, digest
 

@@ -27,12 +27,12 @@ from selavpr.building import stored_photo
 from selavpr.geo import Location
 from selavpr.index import Manifest, PlaceIndex
 from selavpr.localfeatures import Local, dense_cells
+from selavpr.metrics import RIGHT_M
 from selavpr.model import SelaVPR
 from selavpr.reranking import count_local, order_of
 from selavpr.sources import SourcePhoto, read_folder
 from selavpr.writing import Entry, write
 
-RIGHT_M = 25.0
 KINDS: tuple[tuple[str, int | None], ...] = (
     *(("tokens", rank) for rank in (16, 32, 64, 96, 128, 192, 256, 384)),
     *(("keypoint", keep) for keep in (60, 120, 240, 480, 960)),

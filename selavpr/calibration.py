@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selavpr import metrics
-from selavpr.confidence import RIGHT_M, VERDICTS, Evidence, Verdict
+from selavpr.confidence import VERDICTS, Evidence, Verdict
 from selavpr.errors import IndexFileError, OptionError
 from selavpr.indexfiles import MANIFEST, manifest_text, read_manifest
 from selavpr.judgement import MOST_DEVIATIONS, Calibration
@@ -94,7 +94,7 @@ def fit(samples: Sequence[Sample], top_k: int) -> tuple[Calibration, dict[str, A
                 f"Calibration needs at least {FEWEST} photos {what}; there are {count}."
             )
     errors = np.array([math.inf if s.error_m is None else s.error_m for s in samples])
-    right = errors <= RIGHT_M
+    right = errors <= metrics.RIGHT_M
     raw = np.stack([s.evidence.vector() for s in samples])
     mean, scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-6)
     z = np.clip((raw - mean) / scale, -MOST_DEVIATIONS, MOST_DEVIATIONS)  # as it will be judged
@@ -146,7 +146,7 @@ def quality(
         those were right, curves as ``[threshold, precision, recall]``, and the share of truths
         inside each radius; None where undefined.
     """
-    inside, correct = np.isfinite(errors_m), errors_m <= RIGHT_M
+    inside, correct = np.isfinite(errors_m), errors_m <= metrics.RIGHT_M
     words = np.array(verdicts)
     near, far = (np.array([pair[i] for pair in radii]) for i in (0, 1))
 
@@ -230,7 +230,7 @@ def _log_loss(probabilities: Floats, labels: Flags) -> float:
 
 def _cut(here: Floats, right: Floats, inside: Flags, errors_m: Floats) -> _Cut:
     """Thresholds and radii from held-out probabilities."""
-    correct = errors_m <= RIGHT_M
+    correct = errors_m <= metrics.RIGHT_M
     order = np.argsort(-right, kind="stable")
     cases = np.arange(1, len(order) + 1)
     good = np.cumsum(correct[order]) / cases

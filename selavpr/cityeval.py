@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from selavpr import metrics
+from selavpr.benchmarkphotos import photo_files
 from selavpr.calibration import Sample, quality
 from selavpr.confidence import VERDICTS, Evidence, Verdict, verdict
 from selavpr.errors import LocationError, OptionError, SelaVPRError
@@ -26,7 +27,6 @@ from selavpr.geo import Location
 from selavpr.index import PlaceIndex
 from selavpr.journal import Journal
 from selavpr.judgement import Calibration
-from selavpr.layouts import photo_files
 from selavpr.recognizer import Recognizer
 from selavpr.reranking import order_of
 from selavpr.structs import Recognition
@@ -180,7 +180,7 @@ def evaluate(
     index: PlaceIndex,
     answers: Sequence[Answer],
     *,
-    distance_m: float = 25.0,
+    distance_m: float = metrics.RIGHT_M,
     calibration: Calibration | None = None,
 ) -> Evaluation:
     """Recall, errors and verdict quality of answers.

@@ -29,9 +29,6 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 TOGETHER_M = 50.0
 """Candidates this close to the answer support it; farther ones show another place."""
 
-RIGHT_M = 25.0
-"""An answer this close is right, as the benchmarks of place recognition have it."""
-
 LOOKED_AT = 20
 """Candidates the evidence is gathered from: the same, however many were asked for."""
 

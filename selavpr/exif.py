@@ -19,7 +19,7 @@ from PIL.ExifTags import GPS, IFD, Base
 
 from selavpr.errors import LocationError
 from selavpr.geo import Location
-from selavpr.images import _FORMATS, MAX_PIXELS, _register_heif
+from selavpr.images import FORMATS, MAX_PIXELS, register_heif
 
 _TIME = re.compile(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
@@ -51,10 +51,10 @@ def read_capture(photo: str | PathLike[str] | bytes) -> Capture:
     Args:
         photo: a path, or the bytes of a file. Pixels are not decoded where the format allows it.
     """
-    _register_heif()
+    register_heif()
     source = io.BytesIO(photo) if isinstance(photo, bytes) else photo
     try:
-        with Image.open(source, formats=_FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             # Pillow decodes a PNG to find EXIF behind its pixels, so they are bounded here too.
             if image.width * image.height > MAX_PIXELS:
                 return Capture()

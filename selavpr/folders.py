@@ -12,10 +12,10 @@ from pathlib import Path
 from PIL import Image
 
 from selavpr import tables
+from selavpr.benchmarkphotos import BenchmarkPhoto, photo_files
 from selavpr.errors import OptionError
 from selavpr.exif import read_capture
 from selavpr.indexfiles import holds_index
-from selavpr.layouts import BenchmarkPhoto, photo_files
 from selavpr.sources import SourcePhoto, from_rows, stem, unique
 from selavpr.structs import Place
 

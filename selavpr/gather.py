@@ -26,12 +26,14 @@ from selavpr import (
     folders,
     layouts,
     mapillary,
+    msls,
     panorama,
     panoramax,
     tables,
     thinning,
     video,
 )
+from selavpr.benchmarkphotos import photo_files
 from selavpr.download import Fetcher
 from selavpr.errors import OptionError
 from selavpr.folders import Found
@@ -121,7 +123,7 @@ def kind_of(source: str, layout: str = "") -> Kind:
     found = layouts.find_layout(path)
     if found != "table":
         return found
-    return "table" if any(folders.tables_in(path)) or not any(layouts.photo_files(path)) else "exif"
+    return "table" if any(folders.tables_in(path)) or not any(photo_files(path)) else "exif"
 
 
 def gather(
@@ -210,7 +212,7 @@ def _read(
         photos = layouts.read_utm(path, split=options.split, utm_zone=options.utm_zone)
         folders.read_benchmark(photos, path, result)
     elif kind == "msls":
-        folders.read_benchmark(layouts.read_msls(path, options.cities), path, result)
+        folders.read_benchmark(msls.read_msls(path, options.cities), path, result)
     else:
         folders.read_benchmark(layouts.read_gsv_cities(path, options.cities), path, result)
 

@@ -39,7 +39,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _MULTI_FRAME_PHOTOS = {"MPO", "HEIF"}
 
 # Named one by one: Pillow's other readers include EPS, which starts Ghostscript on the file.
-_FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
 
 def load_image(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -134,14 +134,15 @@ def batches(sizes: Sequence[tuple[int, int]], limit: int) -> list[list[int]]:
 
 
 @functools.cache
-def _register_heif() -> None:
+def register_heif() -> None:
+    """Teach Pillow HEIC, once."""
     pillow_heif.register_heif_opener()
 
 
 def _open(file: Path | io.BytesIO, max_pixels: int, name: str) -> Image.Image:
-    _register_heif()
+    register_heif()
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return _decode(image, max_pixels, name)
     except UnidentifiedImageError as error:
         raise PhotoError(

@@ -22,30 +22,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from selavpr import msls
-from selavpr.benchmarkphotos import PHOTO_ENDINGS, BenchmarkPhoto, Role, photo_files
+from selavpr.benchmarkphotos import BenchmarkPhoto, Role, photo_files
 from selavpr.errors import LocationError, OptionError
 from selavpr.geo import Location
 from selavpr.tables import read_table
 from selavpr.utm import from_utm, read_zone
 
-__all__ = [
-    "PHOTO_ENDINGS",
-    "SPLITS",
-    "Benchmark",
-    "BenchmarkPhoto",
-    "Layout",
-    "Role",
-    "find_layout",
-    "photo_files",
-    "read_benchmark",
-    "read_gsv_cities",
-    "read_msls",
-    "read_utm",
-]
-
 Layout = Literal["utm", "msls", "gsv-cities", "table"]
-
-read_msls = msls.read_msls
 
 SPLITS = ("test", "val", "train")
 _ROLES: tuple[tuple[Role, str], ...] = (

@@ -27,10 +27,17 @@ from torch import Tensor
 
 from selavpr.codec import TokenCodec
 from selavpr.densecodecs import DenseCodec, KeypointCodec, ProductCodec
-from selavpr.localfeatures import SAMPLE, Arrays, Codec, Local, Network, Sample, Stored, dense_cells
-
-DENSIFY_BATCH = 10
-"""Photos whose tokens are up-convolved at once."""
+from selavpr.localfeatures import (
+    SAMPLE,
+    Arrays,
+    Codec,
+    Local,
+    Network,
+    Sample,
+    Stored,
+    dense_cells,
+    densify_each,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +101,8 @@ class TokensCodec:
             groups.setdefault(one.grid, []).append(i)
         found: dict[int, Local] = {}
         for grid, members in groups.items():
-            for start in range(0, len(members), DENSIFY_BATCH):
-                some = members[start : start + DENSIFY_BATCH]
-                tokens = torch.stack([self.tokens(stored[i]) for i in some]).to(network.device)
-                dense = network.densify(tokens).flatten(1, 2)
-                found |= {i: Local(x, dense_cells(grid)) for i, x in zip(some, dense, strict=True)}
+            dense = densify_each(members, lambda i: self.tokens(stored[i]), network)
+            found |= {i: Local(x, dense_cells(grid)) for i, x in zip(members, dense, strict=True)}
         return [found[i] for i in range(len(stored))]
 
 

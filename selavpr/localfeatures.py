@@ -17,6 +17,9 @@ from selavpr.structs import Features
 SAMPLE = 65536
 """Tokens, or local descriptors, that settle a code, taken evenly from all photos."""
 
+DENSIFY_BATCH = 10
+"""Photos whose tokens are up-convolved at once."""
+
 Arrays = tuple[NDArray[Any], ...]
 
 
@@ -145,6 +148,23 @@ def dense_counts(grids: NDArray[np.int64]) -> NDArray[np.int64]:
 def unit(descriptors: Tensor) -> Tensor:
     """Of unit length, where coding has changed it."""
     return torch.nn.functional.normalize(descriptors, dim=-1)
+
+
+def densify_each(
+    photos: Sequence[int], tokens: Callable[[int], Tensor], network: Network
+) -> Tensor:
+    """Local descriptors ``[K, N, d]`` of photos of one grid, on the network's device.
+
+    Args:
+        photos: their numbers.
+        tokens: number to tokens ``[h, w, C]``; called once for each, a few at a time.
+        network: up-convolves them.
+    """
+    dense = []
+    for start in range(0, len(photos), DENSIFY_BATCH):
+        batch = torch.stack([tokens(i) for i in photos[start : start + DENSIFY_BATCH]])
+        dense.append(network.densify(batch.to(network.device)).flatten(1, 2))
+    return torch.cat(dense)
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selavpr.errors import OptionError
+from selavpr.matching import mutual_nearest
 
 
 def triplet(descriptors: Tensor, same: Tensor, different: Tensor, margin: float = 0.1) -> Tensor:
@@ -154,16 +155,11 @@ def soft_count(
 
 def mean_mutual_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Mean inner product of the mutual nearest neighbours of ``[N, D]`` and ``[M, D]``; scalar."""
-    if not len(a) or not len(b):
-        return (a.sum() + b.sum()) * 0.0
     with torch.no_grad():
-        similarity = a @ b.T
-        best = similarity.argmax(1)
-        back = similarity.argmax(0)
-        rows = torch.nonzero(back[best] == torch.arange(len(a), device=a.device))[:, 0]
-    if not len(rows):
+        found = mutual_nearest(a, b)
+    if not len(found):
         return (a.sum() + b.sum()) * 0.0
-    return (a[rows] * b[best[rows]]).sum(1).mean()
+    return (a[found.query] * b[found.candidate]).sum(1).mean()
 
 
 def _triplets(same: Tensor, different: Tensor) -> tuple[Tensor, Tensor, Tensor]:

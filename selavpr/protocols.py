@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from selavpr import msls
+from selavpr.benchmarkphotos import BenchmarkPhoto
 from selavpr.errors import LocationError, OptionError
-from selavpr.layouts import BenchmarkPhoto, Layout, find_layout, read_benchmark
+from selavpr.layouts import Layout, find_layout, read_benchmark
 from selavpr.metrics import great_circle_m
 
 GMBERTON = "gmberton/VPR-datasets-downloader"

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from selavpr import confidence
+from selavpr import confidence, viz
 from selavpr.confidence import Evidence
 from selavpr.errors import IndexFileError, OptionError, SelaVPRError, WeightsError
 from selavpr.geo import Location
@@ -268,10 +268,7 @@ class Recognizer:
         """
         with self._lock:
             tokens = self.model.extract([load_image(photo)], adapted=adapted).tokens[0]
-        heat = -tokens.mean(dim=-1)
-        low, high = heat.min(), heat.max()
-        scaled = (heat - low) / (high - low).clamp(min=1e-6)
-        return scaled.cpu().numpy().astype(np.float32)
+        return viz.heat_of(tokens.cpu().numpy())
 
     @torch.inference_mode()
     def _local(self, features: Features) -> torch.Tensor:

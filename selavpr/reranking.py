@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from selavpr.localfeatures import Local
+from selavpr.localfeatures import Local, densify_each
 from selavpr.matching import Mode, count_mutual
 from selavpr.model import SelaVPR
-
-DENSIFY_BATCH = 10
-"""Candidates whose tokens are up-convolved at once."""
 
 COUNT_BLOCK = 100
 """Candidates whose local descriptors are held at once: 190 MB at 61 x 61 of 128 channels. Within a
@@ -51,7 +48,9 @@ def count_matches(
     for members in grids.values():
         for start in range(0, len(members), COUNT_BLOCK):
             block = members[start : start + COUNT_BLOCK]
-            scores = count_mutual(query, _dense(model, [rows[i] for i in block], tokens), mode=mode)
+            scores = count_mutual(
+                query, densify_each([rows[i] for i in block], tokens, model), mode=mode
+            )
             for i, score in zip(block, scores.tolist(), strict=True):
                 counts[i] = score
     return counts
@@ -94,12 +93,3 @@ def count_local(
 def order_of(counts: Sequence[int]) -> list[int]:
     """More matches first, ties by the order the candidates came in: the global one."""
     return sorted(range(len(counts)), key=lambda i: (-counts[i], i))
-
-
-def _dense(model: SelaVPR, rows: Sequence[int], tokens: Callable[[int], Tensor]) -> Tensor:
-    """Local descriptors ``[K, N, d]`` of candidates of one grid."""
-    dense = []
-    for start in range(0, len(rows), DENSIFY_BATCH):
-        batch = torch.stack([tokens(row) for row in rows[start : start + DENSIFY_BATCH]])
-        dense.append(model.densify(batch.to(model.device)).flatten(1, 2))
-    return torch.cat(dense)

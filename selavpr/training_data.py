@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selavpr.augment import augment
+from selavpr.benchmarkphotos import BenchmarkPhoto
 from selavpr.errors import OptionError, PhotoError
 from selavpr.geo import Location
 from selavpr.images import load_image, normalise
-from selavpr.layouts import BenchmarkPhoto, find_layout, read_benchmark
+from selavpr.layouts import find_layout, read_benchmark
 from selavpr.mining import Town
 from selavpr.tables import read_table
 

@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from selavpr.benchmarkphotos import BenchmarkPhoto
 from selavpr.errors import OptionError
-from selavpr.layouts import BenchmarkPhoto, find_layout, read_benchmark
-from selavpr.metrics import first_hits
+from selavpr.layouts import find_layout, read_benchmark
+from selavpr.metrics import RIGHT_M, first_hits
 from selavpr.model import SelaVPR
 from selavpr.protocols import within
 from selavpr.recipes import Recipe
 from selavpr.reranking import count_matches, order_of
 from selavpr.tables import read_table
 
-RIGHT_M = 25.0
-"""An answer this near counts as right (paper, section 4.1)."""
 RERANKED = 20
 """Candidates that are re-ranked: enough to see an epoch's effect, cheap enough for every epoch."""
 _AT = (1, 5, 10)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from hub_server import HubServer
 from hypothesis import settings
 
 from selavpr import ModelConfig, SelaVPR
@@ -26,6 +29,13 @@ def random_model(config: ModelConfig, seed: int = 0) -> SelaVPR:
             if name != "pool.p":
                 parameter.add_(torch.randn(parameter.shape), alpha=0.1)
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[HubServer]:
+    """A Hub on this machine; what it holds is for each test to say."""
+    with HubServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -12,7 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from engine_fixtures import drawn
+
+from selavpr.geo import Location
 
 TOKEN = "MLY|123|secret-token"
 
@@ -183,3 +186,18 @@ def serving(street: Street) -> Iterator[Street]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def along_a_street(
+    start: Location, count: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Street]:
+    """Both services on this machine, with a photo every ten metres going east."""
+    with serving(Street()) as served:
+        for i in range(count):
+            place = start.moved(10 * i, 0)
+            served.add(f"p{i}", place.longitude, place.latitude, heading=10 * i)
+        monkeypatch.setenv("PANORAMAX_URL", served.address)
+        monkeypatch.setenv("MAPILLARY_URL", served.address)
+        monkeypatch.setenv("MAPILLARY_TOKEN", TOKEN)
+        yield served

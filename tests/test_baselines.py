@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks import baselines, matchers
 from benchmarks.baselines import Trial, recalls, rerank, run, trial
 from selavpr import SelaVPR
-from selavpr.layouts import BenchmarkPhoto
+from selavpr.benchmarkphotos import BenchmarkPhoto
 
 
 def photo(folder: Path, name: str, **about: object) -> BenchmarkPhoto:

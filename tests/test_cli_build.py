@@ -12,7 +12,7 @@ import pytest
 import torch
 from engine_fixtures import content, draw_town, drawn
 from PIL import Image
-from street_server import TOKEN, Street, serving
+from street_server import Street, along_a_street
 from test_gather import AREA, HERE, snap
 
 from selavpr import SelaVPR, building, cli, cli_build, cli_source, planning
@@ -43,13 +43,7 @@ def run(
 
 @pytest.fixture
 def street(monkeypatch: pytest.MonkeyPatch) -> Iterator[Street]:
-    with serving(Street()) as served:
-        for i in range(9):
-            place = HERE.moved(10 * i, 0)
-            served.add(f"p{i}", place.longitude, place.latitude, heading=10 * i)
-        monkeypatch.setenv("PANORAMAX_URL", served.address)
-        monkeypatch.setenv("MAPILLARY_URL", served.address)
-        monkeypatch.setenv("MAPILLARY_TOKEN", TOKEN)
+    with along_a_street(HERE, 9, monkeypatch) as served:
         yield served
 
 

@@ -27,12 +27,6 @@ from selavpr.machine import free_memory, room_in
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
-
-
 @pytest.fixture
 def server(
     running: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

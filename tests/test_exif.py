@@ -41,7 +41,7 @@ def close(found: Location | None, expected: Location) -> bool:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF", "AVIF"])
 def test_position_of_every_format(form: str) -> None:
-    images._register_heif()
+    images.register_heif()
     assert close(read_position(photo(HELSINKI, form=form)), WHERE)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from engine_fixtures import draw_town, drawn
 from PIL import Image
-from street_server import TOKEN, Street, serving
+from street_server import Street, along_a_street
 from test_layouts import msls_city, touch, utm_name
 
 from selavpr import DownloadError, LocationError, OptionError
@@ -155,13 +155,7 @@ def test_names_without_a_zone(tmp_path: Path) -> None:
 
 @pytest.fixture
 def street(monkeypatch: pytest.MonkeyPatch) -> Iterator[Street]:
-    with serving(Street()) as served:
-        for i in range(6):
-            place = HERE.moved(10 * i, 0)
-            served.add(f"p{i}", place.longitude, place.latitude, heading=10 * i)
-        monkeypatch.setenv("PANORAMAX_URL", served.address)
-        monkeypatch.setenv("MAPILLARY_URL", served.address)
-        monkeypatch.setenv("MAPILLARY_TOKEN", TOKEN)
+    with along_a_street(HERE, 6, monkeypatch) as served:
         yield served
 
 

@@ -32,12 +32,6 @@ SMALL = b'{"a": 1}\n'
 NEW_HUB = int(huggingface_hub.__version__.split(".")[0]) >= 2
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
-
-
 @pytest.fixture
 def server(
     running: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

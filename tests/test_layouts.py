@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selavpr import LocationError, OptionError
+from selavpr.benchmarkphotos import photo_files
 from selavpr.geo import Location
-from selavpr.layouts import find_layout, photo_files, read_benchmark, read_utm
+from selavpr.layouts import find_layout, read_benchmark, read_utm
 from selavpr.utm import to_utm
 
 HERE = Location(37.7749, -122.4194)

@@ -32,12 +32,6 @@ REPO = "org/town"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
-
-
 @pytest.fixture
 def server(
     running: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

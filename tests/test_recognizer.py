@@ -22,6 +22,7 @@ from selavpr import (
     PhotoError,
     SelaVPR,
     WeightsError,
+    localfeatures,
     reranking,
 )
 from selavpr.building import build
@@ -102,7 +103,7 @@ def test_blocks_of_candidates_change_nothing(
 ) -> None:
     whole = recognizer.recognize(drawn(51), top_k=9)
     monkeypatch.setattr(reranking, "COUNT_BLOCK", 2)
-    monkeypatch.setattr(reranking, "DENSIFY_BATCH", 1)
+    monkeypatch.setattr(localfeatures, "DENSIFY_BATCH", 1)
     parts = recognizer.recognize(drawn(51), top_k=9)
     assert [(c.row, c.matches) for c in parts.candidates] == [
         (c.row, c.matches) for c in whole.candidates
