@@ -157,7 +157,9 @@ def ask(
         missing = [q for q in queries if _key(q) not in journal.done]
         done = len(queries) - len(missing)
         progress(done, len(queries))
-        found = recognizer.recognize_many([q.path for q in missing], top_k=top_k)
+        found = recognizer.recognize_many(
+            [q.path for q in missing], top_k=top_k, rerank_depth=top_k
+        )
         for query, recognition in zip(missing, found, strict=True):
             if isinstance(recognition, SelaVPRError):
                 problems.append(f"{query.path}: {recognition}")

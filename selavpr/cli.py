@@ -130,8 +130,13 @@ def _print_answer(
         print(f"{photo}: {where}, {estimate.verdict} in {town}")
     if recognizer.calibration is None:
         print("  this index is not calibrated, so the verdict is a rule of thumb")
-    elif estimate.confidence is None:
+    elif found.candidates[0].matches is None:
         print("  nothing was re-ranked, so the verdict is a rule of thumb")
+    elif estimate.confidence is None:
+        print(
+            f"  the index is calibrated for {recognizer.depth} re-ranked candidates, so the "
+            "verdict is a rule of thumb"
+        )
     else:
         print(f"  in this city with a probability of {estimate.confidence:.0%}")
     if estimate.radius50_m is not None and estimate.radius90_m is not None:
@@ -256,7 +261,7 @@ def _add_locate(commands: Parsers) -> None:
     add_model(parser)
     add("--top-k", type=int, default=20, metavar="N", help="candidates to return (default 20)")
     add("--rerank-depth", type=int, metavar="N",
-        help="candidates to re-rank (default: as many as --top-k)")  # fmt: skip
+        help="candidates to re-rank (default: as many as when calibrated, else 20)")  # fmt: skip
     add("--no-rerank", dest="rerank", action="store_false", help="global search only")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one line of JSON per photo")

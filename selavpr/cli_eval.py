@@ -62,9 +62,15 @@ def _on_index(args: argparse.Namespace) -> Evaluation | None:
     answers = _ask(recognizer, args)
     if answers is None:
         return None
-    return cityeval.evaluate(
-        recognizer.index, answers, distance_m=args.distance, calibration=recognizer.calibration
-    )
+    index, calibration = recognizer.index, recognizer.calibration
+    if calibration is not None and min(args.top_k, len(index)) != recognizer.depth:
+        calibration = None  # it says nothing of answers that were come by otherwise
+        print(
+            f"selavpr: warning: the index is calibrated for {recognizer.depth} re-ranked "
+            "candidates; with others the verdict is a rule of thumb.",
+            file=sys.stderr,
+        )
+    return cityeval.evaluate(index, answers, distance_m=args.distance, calibration=calibration)
 
 
 def _on_benchmark(args: argparse.Namespace) -> Evaluation | None:

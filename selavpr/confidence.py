@@ -30,7 +30,8 @@ TOGETHER_M = 50.0
 """Candidates this close to the answer support it; farther ones show another place."""
 
 LOOKED_AT = 20
-"""Candidates the evidence is gathered from: the same, however many were asked for."""
+"""Candidates the evidence is gathered from, however many are shown or were re-ranked. As many are
+re-ranked unless a calibration, or the user, says otherwise."""
 
 FEATURES = (
     "share",

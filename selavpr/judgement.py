@@ -20,6 +20,9 @@ from selavpr.regression import logistic
 VERSION = 1
 """Of the calibration's form; another one is passed over, which leaves the index uncalibrated."""
 
+MAX_TOP_K = 1000
+"""Most candidates an answer may be made of."""
+
 MOST_DEVIATIONS = 4.0
 """Evidence is cut off this far from what calibration saw: beyond it nothing is known."""
 
@@ -58,7 +61,8 @@ class Calibration:
         steps: ascending probabilities of a right answer that part the radii.
         radius50_m: for each step, and for those below the first; one more than steps.
         radius90_m: likewise.
-        top_k: candidates that were re-ranked when it was fitted.
+        top_k: candidates that were re-ranked when it was fitted, 1 to 1000. It speaks only of
+            answers that as many were re-ranked for.
         photos: photos of the city it was fitted to.
         outside: photos from elsewhere.
 
@@ -99,6 +103,8 @@ class Calibration:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise _damaged(f"{name} must be a whole number")
+        if not 1 <= self.top_k <= MAX_TOP_K:
+            raise _damaged(f"top_k must be 1 to {MAX_TOP_K}")
         if min(self.scale) <= 0:
             raise _damaged("scale must be positive")
         if self.probably_from > self.sure_from or list(self.steps) != sorted(self.steps):

@@ -1,8 +1,9 @@
 """The recogniser: photo in, candidates, place and reasons out. The page and the shell use this.
 
-Two stages (SelaVPR, section 3.4): the global descriptor finds the ``top_k`` most similar reference
-photos, then their local features are matched against the photo's and the order follows the number
-of mutual nearest neighbours.
+Two stages (SelaVPR, section 3.4): the global descriptor finds the most similar reference photos,
+then their local features are matched against the photo's and the order follows the number of
+mutual nearest neighbours. How many are re-ranked settles place, verdict and probability; how many
+are shown does not.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from selavpr.geo import Location
 from selavpr.geometry import agreement
 from selavpr.images import PhotoSource, load_image
 from selavpr.index import PlaceIndex
-from selavpr.judgement import Calibration
+from selavpr.judgement import MAX_TOP_K, Calibration
 from selavpr.locating import fused
 from selavpr.matching import Mode, keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR
@@ -36,13 +37,19 @@ from selavpr.reranking import count_local, order_of
 from selavpr.structs import Candidate, Estimate, Features, KeypointMatches, Recognition
 from selavpr.weights import DEFAULT_MODEL
 
-MAX_TOP_K = 1000
-
 Progress = Callable[[str, float], None]
 
 
 class Recognizer:
-    """A model and an index that belong together. Threads may share one."""
+    """A model and an index that belong together. Threads may share one.
+
+    Attributes:
+        model: extracts and matches.
+        index: is searched.
+        calibration: of the index; None where it has none.
+        depth: candidates that are re-ranked unless told otherwise: as many as for the calibration,
+            which says nothing of answers that were come by otherwise.
+    """
 
     def __init__(self, model: SelaVPR, index: PlaceIndex) -> None:
         """Join a loaded model with an opened index.
@@ -59,6 +66,8 @@ class Recognizer:
         self.model = model
         self.index = index
         self.calibration = Calibration.from_dict(index.manifest.calibration)
+        usual = self.calibration.top_k if self.calibration else confidence.LOOKED_AT
+        self.depth = min(usual, len(index))
         self._lock = threading.Lock()
 
     @classmethod
@@ -100,11 +109,11 @@ class Recognizer:
 
         Args:
             photo: anything ``load_image`` opens.
-            top_k: candidates to return, 1 to 1000.
+            top_k: candidates to return, 1 to 1000. Those beyond the re-ranked ones follow in their
+                global order, without matches.
             rerank: run the second stage; without it the global order is the answer.
-            rerank_depth: candidates the first stage hands to the second, 1 to 1000; ``top_k``
-                when None. With more, the best of them are returned; with fewer, the rest follow
-                in their global order, without matches.
+            rerank_depth: candidates the first stage hands to the second, 1 to 1000; ``depth`` when
+                None. With any other number no probability is claimed.
             progress: called with the stage's name and the share of the work done so far.
 
         Raises:
@@ -113,7 +122,7 @@ class Recognizer:
             WeightsError: the model gives no usable features.
             IndexFileError: the index is damaged.
         """
-        depth = _depth(top_k, rerank, rerank_depth)
+        depth = self._depth(top_k, rerank, rerank_depth)
         progress = progress or _silent
         timings: dict[str, float] = {}
         progress("open", 0.0)
@@ -151,7 +160,7 @@ class Recognizer:
         Raises:
             OptionError: an option is out of range.
         """
-        depth = _depth(top_k, rerank, rerank_depth)
+        depth = self._depth(top_k, rerank, rerank_depth)
         if batch_size < 1:
             raise OptionError(f"batch_size must be 1 or more, not {batch_size}.")
         return self._each(iter(photos), top_k, depth, batch_size, progress)
@@ -206,8 +215,9 @@ class Recognizer:
                 "precision float32."
             )
         progress("search", 0.4)
+        settling = depth or self.depth  # the candidates the answer is made of
         with _timed(timings, "search"):
-            found = self.index.search(features.descriptor[0], max(top_k, depth))
+            found = self.index.search(features.descriptor[0], max(top_k, settling))
         counts: list[int] = []
         if depth:
             progress("rerank", 0.5)
@@ -216,7 +226,7 @@ class Recognizer:
         progress("locate", 0.9)
         with _timed(timings, "locate"):
             candidates = self._ranked(found, counts)
-            estimate = self._locate(features, photo_size, candidates)
+            estimate = self._locate(features, photo_size, candidates[:settling])
         progress("done", 1.0)
         first = min(candidates, key=lambda c: c.global_rank)
         return Recognition(
@@ -229,11 +239,16 @@ class Recognizer:
         )
 
     def evidence(self, recognition: Recognition) -> Evidence:
-        """What speaks for an answer; calibration learns from it."""
+        """What speaks for an answer that shows all its re-ranked candidates; calibration learns it.
+
+        Args:
+            recognition: what ``recognize`` returned for a ``top_k`` no smaller than its depth.
+        """
+        ranked = [c for c in recognition.candidates if c.matches is not None]
         return self._evidence(
             recognition.features,
             recognition.photo_size,
-            recognition.candidates,
+            ranked or recognition.candidates[: self.depth],
             recognition.location.location,
         )
 
@@ -269,6 +284,15 @@ class Recognizer:
         with self._lock:
             tokens = self.model.extract([load_image(photo)], adapted=adapted).tokens[0]
         return viz.heat_of(tokens.cpu().numpy())
+
+    def _depth(self, top_k: int, rerank: bool, rerank_depth: int | None) -> int:
+        """How many candidates to re-rank, 0 for none; refuses numbers out of range."""
+        for name, value in (("top_k", top_k), ("rerank_depth", rerank_depth)):
+            if name == "rerank_depth" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_TOP_K:
+                raise OptionError(f"{name} must be 1 to {MAX_TOP_K}, not {value!r}.")
+        return min(rerank_depth or self.depth, len(self.index)) if rerank else 0
 
     @torch.inference_mode()
     def _local(self, features: Features) -> torch.Tensor:
@@ -306,8 +330,9 @@ class Recognizer:
         evidence = self._evidence(features, photo_size, candidates, location)
         nearest = min(candidates, key=lambda c: location.distance_m(c.place.location))
         street = nearest.place.street
-        if self.calibration is None or candidates[0].matches is None:
-            # Nothing was calibrated for answers of the first stage alone.
+        reranked = sum(c.matches is not None for c in candidates)
+        if self.calibration is None or reranked != self.depth:
+            # Nothing was calibrated for answers that were come by otherwise.
             return Estimate(location, None, None, None, confidence.verdict(evidence), street)
         judged = self.calibration.judge(evidence)
         return Estimate(
@@ -353,16 +378,6 @@ class Recognizer:
             similarity=found.similarity.cpu(),
             agrees=torch.from_numpy(agrees),
         )
-
-
-def _depth(top_k: int, rerank: bool, rerank_depth: int | None) -> int:
-    """How many candidates to re-rank, 0 for none; refuses numbers out of range."""
-    for name, value in (("top_k", top_k), ("rerank_depth", rerank_depth)):
-        if name == "rerank_depth" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_TOP_K:
-            raise OptionError(f"{name} must be 1 to {MAX_TOP_K}, not {value!r}.")
-    return (rerank_depth or top_k) if rerank else 0
 
 
 def _opened(photo: PhotoSource) -> Image.Image | SelaVPRError:

@@ -156,7 +156,8 @@ def test_through_json_and_back(fitted: Calibration) -> None:
     [("mean", [0.0]), ("scale", [0.0] * len(FEATURES)), ("here", None), ("right", ["x"] * 8),
      ("here", [float("inf")] * 8), ("not_here_below", -1), ("sure_from", "high"),
      ("sure_from", 0.1), ("steps", [0.9, 0.1, 0.2, 0.3]), ("steps", []), ("top_k", 2.5),
-     ("photos", -1), ("radius50_m", [1e6] * 5), ("radius90_m", [-1.0] * 5), ("mean", True),
+     ("top_k", 0), ("top_k", 10**9), ("photos", -1), ("radius50_m", [1e6] * 5),
+     ("radius90_m", [-1.0] * 5), ("mean", True),
      ("features", ["other"]), ("outside", True), ("steps", [[0.1]] * 4)],
 )  # fmt: skip
 def test_a_damaged_calibration_is_refused(fitted: Calibration, name: str, value: object) -> None:

@@ -231,6 +231,8 @@ def test_an_answer_that_was_not_re_ranked_is_not_blamed_on_the_index(
     assert "in this city with a probability of 50%" in run("locate", files[0], "--index", index)[1]
     _, out, _ = run("locate", files[0], "--index", index, "--no-rerank")
     assert "nothing was re-ranked" in out and "not calibrated" not in out
+    _, out, _ = run("locate", files[0], "--index", index, "--rerank-depth", 5)
+    assert "calibrated for 12 re-ranked candidates" in out and "probability" not in out
     _, out, _ = run("locate", files[0], "--index", built, "--no-rerank")
     assert "not calibrated" in out
 

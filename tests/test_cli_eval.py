@@ -94,6 +94,12 @@ def test_calibrate_then_eval(
     facts = json.loads((tmp_path / "e.json").read_text())["facts"]
     assert facts["calibrated"] is True and facts["auc_in_city"] > 0.9
     assert facts["inside_radius90"] == 1
+    # It was fitted to twenty candidates each, of which there are twelve.
+    capsys.readouterr()
+    other = tmp_path / "other.json"
+    assert run("eval", "--index", folder, *rest, "--top-k", 5, "--json", other) == 0
+    assert "calibrated for 12 re-ranked" in capsys.readouterr().err
+    assert json.loads(other.read_text())["facts"]["calibrated"] is False
     # Calibrated anew although what is stored is damaged.
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"probably_from": 0.5', '"probably_from": 5'))

@@ -85,7 +85,7 @@ def test_more_matches_first_and_ties_by_the_global_rank(
 ) -> None:
     counts = [7, 9, 7, 9, 0, 7]
     monkeypatch.setattr(Recognizer, "_counts", lambda self, features, rows: counts[: len(rows)])
-    found = recognizer.recognize(drawn(1), top_k=6)
+    found = recognizer.recognize(drawn(1), top_k=6, rerank_depth=6)
     assert [c.global_rank for c in found.candidates] == [2, 4, 1, 3, 6, 5]
     assert [c.rank for c in found.candidates] == [1, 2, 3, 4, 5, 6]
     assert [c.matches for c in found.candidates] == [9, 9, 7, 7, 7, 0]
@@ -93,7 +93,7 @@ def test_more_matches_first_and_ties_by_the_global_rank(
 
 
 def test_counts_are_those_of_the_matches(recognizer: Recognizer) -> None:
-    found = recognizer.recognize(drawn(50), top_k=8)  # at most ten: every count is exact
+    found = recognizer.recognize(drawn(50), top_k=8, rerank_depth=8)  # few: all counts are exact
     for i, candidate in enumerate(found.candidates):
         assert len(recognizer.matches(found, i).similarity) == candidate.matches
 
@@ -367,7 +367,7 @@ def test_more_are_re_ranked_than_shown(
         (1, 5, 90),
         (2, 6, 10),
     ]
-    everything = recognizer.recognize(drawn(1), top_k=6)
+    everything = recognizer.recognize(drawn(1), top_k=6, rerank_depth=6)
     assert found.global_location == everything.global_location
     assert found.location.location == everything.location.location
 
@@ -399,6 +399,40 @@ def test_a_calibrated_index_says_how_sure(network: SelaVPR, built: Path) -> None
     assert alone.confidence is None and alone.radius50_m is None
     strict = calibrated(network, built, not_here_below=1.0).recognize(drawn(99)).location
     assert strict.verdict == "not here" and (strict.radius50_m, strict.radius90_m) == (40, 90)
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 5, COUNT, 1000])
+def test_the_answer_does_not_depend_on_how_many_are_shown(
+    network: SelaVPR, built: Path, top_k: int
+) -> None:
+    recognizer = calibrated(network, built, top_k=5)
+    assert recognizer.depth == 5
+    for rerank in (True, False):
+        usual = recognizer.recognize(drawn(50), top_k=5, rerank=rerank)
+        found = recognizer.recognize(drawn(50), top_k=top_k, rerank=rerank)
+        assert found.location == usual.location
+        assert (found.location.confidence is not None) == rerank
+        most = min(top_k, 5)
+        assert found.candidates[:most] == usual.candidates[:most]
+        assert len(found.candidates) == min(top_k, COUNT)
+        assert all(c.matches is None for c in found.candidates[5:])
+        if top_k >= 5:
+            assert recognizer.evidence(found) == recognizer.evidence(usual)
+
+
+@pytest.mark.parametrize("depth", [1, 4, 6, COUNT])
+def test_a_calibration_is_silent_about_other_depths(
+    network: SelaVPR, built: Path, depth: int
+) -> None:
+    recognizer = calibrated(network, built, top_k=5)
+    other = recognizer.recognize(drawn(3), rerank_depth=depth).location
+    assert other.confidence is other.radius50_m is other.radius90_m is None
+    assert other.verdict in ("probably", "unsure")
+    same = recognizer.recognize(drawn(3), rerank_depth=5).location
+    assert same.confidence is not None and same.radius50_m is not None
+    # What the index does not have cannot be re-ranked: twenty, or all twelve, are the same.
+    whole = calibrated(network, built, top_k=20)
+    assert whole.recognize(drawn(3), rerank_depth=100).location.confidence is not None
 
 
 def test_a_damaged_calibration_is_refused_when_loading(network: SelaVPR, built: Path) -> None:
