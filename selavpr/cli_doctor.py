@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 
 from selavpr import doctor
-from selavpr.findings import Finding
+from selavpr.findings import is_well, summary, to_json
 from selavpr.terminal import NOT_HERE, Parsers, add_model, plain
 
 
@@ -19,22 +17,10 @@ def examine(args: argparse.Namespace) -> int:
     ):
         found.append(finding)
         if not args.json:
-            _print(finding)
-    bad = sum(finding.status == "bad" for finding in found)
-    notes = sum(finding.status == "note" for finding in found)
-    if args.json:
-        print(json.dumps({"ok": not bad, "findings": [dataclasses.asdict(f) for f in found]}))
-    elif bad:
-        print(f"{bad} of {len(found)} checks failed; what to do stands behind the arrows.")
-    else:
-        print("All is well" + (f", with {notes} to note." if notes else "."))
-    return NOT_HERE if bad else 0
-
-
-def _print(finding: Finding) -> None:
-    print(f"{finding.status:<5} {finding.name:<20} {plain(finding.found)}", flush=True)
-    if finding.advice:
-        print(f"{'':<26} -> {plain(finding.advice)}", flush=True)
+            for line in finding.lines():
+                print(plain(line), flush=True)
+    print(to_json(found) if args.json else summary(found))
+    return 0 if is_well(found) else NOT_HERE
 
 
 def add_doctor(commands: Parsers) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -392,3 +394,58 @@ def test_a_strangers_index_does_not_steer_the_terminal(
     monkeypatch.setattr(doctor, "examine", lambda *_, **__: iter([finding]))
     assert cli.main(["doctor"]) == 1
     assert "\x1b" not in capsys.readouterr().out
+
+
+# Packages without which nothing else of the program can be imported
+
+
+BLOCKED = """
+import runpy, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if BLOCKED:
+            raise ModuleNotFoundError(f"No module named {top!r}", name=top)
+
+sys.meta_path.insert(0, Missing())
+sys.argv = ["selavpr", *sys.argv[1:]]
+runpy.run_module("selavpr", run_name="__main__")
+"""
+
+
+def without(blocked: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command where packages cannot be imported; ``blocked`` is an expression of ``top``."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED.replace("BLOCKED", blocked), *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_without_torch() -> None:
+    done = without("top == 'torch'", "doctor")
+    assert (done.returncode, done.stderr) == (1, "")
+    first, advice, *rest = done.stdout.splitlines()
+    assert first.split()[:2] == ["bad", "torch"] and "No module named 'torch'" in first
+    assert "-> " in advice and "pip install -r requirements.txt" in advice
+    assert any(line.startswith("ok    gradio ") for line in rest)
+    assert "checks failed" in rest[-1]
+    answer = json.loads(without("top == 'torch'", "doctor", "--json").stdout)
+    assert answer["ok"] is False and answer["findings"][0]["name"] == "torch"
+
+
+@pytest.mark.parametrize("command", ["doctor", "locate"])
+def test_without_any_package(command: str) -> None:
+    ours = "top != 'selavpr' and top not in sys.stdlib_module_names"
+    done = without(ours, command, "photo.jpg")
+    assert "Traceback" not in done.stderr
+    if command == "doctor":
+        assert done.returncode == 1 and done.stdout.startswith("bad ")
+    else:
+        assert done.returncode == 2 and done.stdout == ""
+        assert "python -m selavpr doctor` says what" in done.stderr
+
+
+def test_mistakes_of_our_own_are_not_explained_away() -> None:
+    done = without("name == 'selavpr.maps'", "doctor")
+    assert done.returncode == 1 and "Traceback" in done.stderr
