@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import safetensors.torch
 import torch
@@ -36,7 +38,7 @@ from selavpr.sources import SourcePhoto
 from selavpr.weights import digest
 from selavpr.writing import Entries, Entry, replacing, write
 
-__all__ = ["DEFAULT_RANK", "Entry", "build", "extracted", "stored_photo", "write"]
+__all__ = ["DEFAULT_RANK", "Engine", "Entry", "build", "extracted", "stored_photo", "write"]
 
 PART = 16
 """Photos per saved part: some five seconds of work on two cores, all that a stop can cost."""
@@ -51,6 +53,41 @@ DEFAULT_RANK = TokensCodec.DEFAULT_RANK
 Progress = Callable[[int, int], None]
 
 
+class Engine(Protocol):
+    """Where photos are opened and their features extracted: here, or elsewhere (``rayengine``)."""
+
+    def decides(self, model: SelaVPR) -> tuple[str, int]:
+        """What of the machines decides the last bits: type of device, threads (0 on a GPU)."""
+
+    def parts(
+        self, groups: Mapping[int, Sequence[Path]], model: SelaVPR, batch_size: int
+    ) -> Iterator[tuple[int, bytes]]:
+        """The part of each group of photos, see ``part_of``, with its number.
+
+        In any order, each as soon as it is made.
+
+        Raises:
+            IndexFileError: the model gives no usable features, or the machines fail.
+        """
+
+
+class _OneProcess:
+    """Everything in this process, one group after another."""
+
+    def decides(self, model: SelaVPR) -> tuple[str, int]:
+        kind = model.device.type
+        return kind, torch.get_num_threads() if kind == "cpu" else 0
+
+    def parts(
+        self, groups: Mapping[int, Sequence[Path]], model: SelaVPR, batch_size: int
+    ) -> Iterator[tuple[int, bytes]]:
+        for number, photos in groups.items():
+            yield number, part_of(photos, model, batch_size)
+
+
+ONE_PROCESS: Engine = _OneProcess()
+
+
 def build(
     out: str | os.PathLike[str],
     photos: Sequence[SourcePhoto],
@@ -63,6 +100,7 @@ def build(
     basemap: Path | None = None,
     batch_size: int = 8,
     progress: Progress = lambda done, total: None,
+    engine: Engine = ONE_PROCESS,
 ) -> tuple[PlaceIndex, list[str]]:
     """Build an index folder; an interrupted build with the same photos and model is resumed.
 
@@ -80,14 +118,15 @@ def build(
         basemap: GeoJSON to copy in.
         batch_size: photos per pass through the network.
         progress: called with photos done and photos in all.
+        engine: makes the features.
 
     Returns:
         The opened index, and a sentence for each photo that could not be used.
 
     Raises:
         OptionError: there are no photos, ids or image paths repeat, or an option is out of range.
-        IndexFileError: no photo was usable, another build of this index is running, or the folder
-            cannot be written.
+        IndexFileError: no photo was usable, another build of this index is running, the folder
+            cannot be written, or the engine fails.
     """
     out = Path(out).resolve()
     _check(out, photos, batch_size, basemap)
@@ -99,7 +138,9 @@ def build(
         raise OptionError(f"rank must be 1 or more, not {rank}.")
     manifest = dataclasses.replace(manifest, fingerprint=model.fingerprint())
     with replacing(out) as new:
-        entries, problems = extracted(new.parent / "parts", photos, model, batch_size, progress)
+        entries, problems = extracted(
+            new.parent / "parts", photos, model, batch_size, progress, engine
+        )
         if not write(
             new, entries, manifest,
             network=model, local=local, rank=rank, search=search, basemap=basemap,
@@ -141,9 +182,16 @@ def check_photos(photos: Sequence[SourcePhoto]) -> None:
 
 
 def extracted(
-    folder: Path, photos: Sequence[SourcePhoto], model: SelaVPR, batch_size: int, progress: Progress
+    folder: Path,
+    photos: Sequence[SourcePhoto],
+    model: SelaVPR,
+    batch_size: int,
+    progress: Progress,
+    engine: Engine = ONE_PROCESS,
 ) -> tuple[Entries, list[str]]:
     """Features of photos, kept in parts in a folder; parts that are there are not made again.
+
+    A part is the same whichever engine makes it: passes through the network never cross its ends.
 
     Args:
         folder: for the parts.
@@ -151,36 +199,40 @@ def extracted(
         model: extracts the features.
         batch_size: photos per pass.
         progress: called with photos done and photos in all.
+        engine: makes the parts.
 
     Returns:
         The entries, and a sentence for each photo that could not be used.
 
     Raises:
-        IndexFileError: the model gives no usable features.
+        IndexFileError: the model gives no usable features, or the engine fails.
         OSError: a part cannot be written.
     """
     folder.mkdir(exist_ok=True)
-    fingerprint = model.fingerprint()
+    about = [model.fingerprint(), str(model.precision), *engine.decides(model), batch_size]
     parts: list[tuple[Sequence[SourcePhoto], Path]] = []
-    problems: list[str] = []
     for start in range(0, len(photos), PART):
         group = photos[start : start + PART]
-        key = digest(
-            [
-                fingerprint,
-                str(model.precision),
-                model.device.type,
-                batch_size,
-                file_states(photo.path for photo in group),
-            ]
-        )
-        path = folder / f"{key.partition(':')[2]}.safetensors"
-        parts.append((group, path))
-        if _read_part(path) is None:
-            _write_part(path, *_extract(group, model, batch_size))
-        with safetensors.safe_open(path, framework="pt") as part:
-            problems += [text for _, text in sorted((part.metadata() or {}).items())]
-        progress(start + len(group), len(photos))
+        key = digest([*about, file_states(photo.path for photo in group)])
+        parts.append((group, folder / f"{key.partition(':')[2]}.safetensors"))
+    missing = {
+        number: [photo.path for photo in group]
+        for number, (group, path) in enumerate(parts)
+        if _problems(path) is None
+    }
+    done = len(photos) - sum(len(paths) for paths in missing.values())
+    if done:
+        progress(done, len(photos))
+    for number, part in engine.parts(missing, model, batch_size) if missing else ():
+        _write_part(parts[number][1], part)
+        done += len(missing[number])
+        progress(done, len(photos))
+    problems: list[str] = []
+    for _, path in parts:
+        found = _problems(path)
+        if found is None:
+            raise _damaged(path)
+        problems += found
     return _Entries(parts), problems
 
 
@@ -194,7 +246,7 @@ class _Entries:
         for photos, path in self._parts:
             part = _read_part(path)
             if part is None:
-                raise IndexFileError(f"{path} was damaged meanwhile; start the build again.")
+                raise _damaged(path)
             for i, photo in enumerate(photos):
                 if f"{i}.descriptor" in part:
                     yield Entry(
@@ -219,20 +271,33 @@ def stored_photo(path: Path) -> tuple[Image.Image, bytes]:
     return image, buffer.getvalue()
 
 
-def _extract(
-    photos: Sequence[SourcePhoto], model: SelaVPR, batch_size: int
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a part, and a sentence for each photo that is not in it, by its number."""
+def part_of(photos: Sequence[Path], model: SelaVPR, batch_size: int) -> bytes:
+    """The features of a few photos as a part keeps them.
+
+    Args:
+        photos: where they are.
+        model: extracts.
+        batch_size: photos per pass.
+
+    Returns:
+        A safetensors file: of each usable photo, by its number, the JPEG to store (uint8),
+        ``descriptor [D]`` float32 and ``tokens [h, w, C]`` float16; of each other photo a sentence
+        in the metadata.
+
+    Raises:
+        IndexFileError: the model gives values that are not finite.
+    """
     images: list[Image.Image] = []
     numbers: list[int] = []
     state: dict[str, Tensor] = {}
     problems: dict[str, str] = {}
-    for i, photo in enumerate(photos):
-        try:
-            image, jpeg = stored_photo(photo.path)
-        except PhotoError as error:
-            problems[f"{i:03d}"] = str(error)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # Pillow decodes without the GIL
+        opened = list(pool.map(_opened, photos))
+    for i, found in enumerate(opened):
+        if isinstance(found, PhotoError):
+            problems[f"{i:03d}"] = str(found)
             continue
+        image, jpeg = found
         images.append(image)
         numbers.append(i)
         state[f"{i}.photo"] = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
@@ -242,16 +307,24 @@ def _extract(
         tokens = features.tokens[0].cpu().half().clone()
         if not (torch.isfinite(descriptor).all() and torch.isfinite(tokens).all()):
             raise IndexFileError(
-                f"The model gives values that are not finite for {photos[i].path.name}; "
+                f"The model gives values that are not finite for {photos[i].name}; "
                 "use another model, or precision float32."
             )
         state[f"{i}.descriptor"], state[f"{i}.tokens"] = descriptor, tokens
-    return state, problems
+    made: bytes = safetensors.torch.save(state, metadata=problems)
+    return made
 
 
-def _write_part(path: Path, state: dict[str, Tensor], problems: dict[str, str]) -> None:
+def _opened(path: Path) -> tuple[Image.Image, bytes] | PhotoError:
+    try:
+        return stored_photo(path)
+    except PhotoError as error:
+        return error
+
+
+def _write_part(path: Path, part: bytes) -> None:
     partial = path.with_suffix(".tmp")
-    partial.write_bytes(safetensors.torch.save(state, metadata=problems))
+    partial.write_bytes(part)
     partial.replace(path)
 
 
@@ -260,4 +333,17 @@ def _read_part(path: Path) -> dict[str, Tensor] | None:
         state: dict[str, Tensor] = safetensors.torch.load_file(path)
         return state
     except (OSError, SafetensorError):
+        return None
+
+
+def _problems(path: Path) -> list[str] | None:
+    """What a part says of photos that could not be used; None where there is no whole part."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as part:
+            return [text for _, text in sorted((part.metadata() or {}).items())]
+    except (OSError, SafetensorError):
         return None  # not made yet, or cut off when the power went
+
+
+def _damaged(path: Path) -> IndexFileError:
+    return IndexFileError(f"{path} was damaged meanwhile; start the build again.")
