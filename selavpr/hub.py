@@ -13,6 +13,7 @@ import logging
 import re
 import shutil
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -210,6 +211,15 @@ def commit_of(path: Path) -> str | None:
         if parent.parent.name == "snapshots":
             return parent.name
     return None
+
+
+def alone(lock: Path) -> AbstractContextManager[object]:
+    """Wait until no other process or thread is in a block with this lock, and keep them out.
+
+    Args:
+        lock: a file to hold, which is made when there is none and stays.
+    """
+    return WeakFileLock(lock)
 
 
 def discard_damaged(path: Path) -> bool:

@@ -9,6 +9,7 @@ of an index hold and what is there needs no network::
         manifest.json, places.csv, ...     whole, linked from the Hub's cache
         codes.npy                          as large as the original, with holes
         .codes.npy.have                    a byte per block that has been fetched
+        .lock                              held while such files are made
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import re
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,7 +165,7 @@ class _Mirror:
         # The header of each array is needed to map it.
         for name in read_codec(self.folder / CODEC, self.manifest.local).arrays:
             if name in self.manifest.files:
-                self._begin(name)
+                self._need_begin(name)
 
     def need(self, parts: Iterable[tuple[str, int, int]]) -> None:
         """Have these bytes of files."""
@@ -194,33 +196,38 @@ class _Mirror:
             source = hub.fetch(self.repo, name, self.commit, repo_type="dataset")
         if sha256 is not None and checksum(source) != sha256:
             raise IndexFileError(f"{name} of {self.repo} is not the one its manifest names.")
-        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        partial.unlink(missing_ok=True)
+        partial = _partial(target)
         link(source, partial)
         partial.replace(target)
 
-    def _begin(self, name: str) -> None:
-        """Make an array's file as large as it is, with nothing but its beginning in it."""
+    def _need_begin(self, name: str) -> None:
+        """Have an array's file, as large as it is, with at least its beginning in it."""
         size = int(self.manifest.files[name]["bytes"])
-        blocks, path, marks = -(-size // BLOCK), self.folder / name, self._marks(name)
         if size <= WHOLE:
             self.need_file(name)
             return
-        if not path.exists() or path.stat().st_size != size or not marks.exists():
-            first, total = self._range(name, 0)
-            if total != size:
-                raise IndexFileError(
-                    f"{name} of {self.repo} has {total} bytes, not {size} as its manifest says."
-                )
-            with path.open("wb") as file:
-                file.write(first)
-                file.truncate(size)
-            marks.write_bytes(b"\1" + bytes(blocks - 1))
-        have = np.frombuffer(marks.read_bytes(), dtype=np.uint8)
-        if len(have) != blocks:
-            marks.unlink()
-            raise IndexFileError(f"{marks} was damaged and is removed; open the index again.")
-        self._have[name] = have.copy()
+        if not self._has_begun(name, size):
+            # Another process may be opening the same index.
+            with hub.alone(self.folder / ".lock"):
+                if not self._has_begun(name, size):
+                    self._begin(name, size)
+        self._have[name] = np.frombuffer(self._marks(name).read_bytes(), dtype=np.uint8).copy()
+
+    def _has_begun(self, name: str, size: int) -> bool:
+        marks = self._marks(name)
+        return _size(self.folder / name) == size and _size(marks) == -(-size // BLOCK)
+
+    def _begin(self, name: str, size: int) -> None:
+        first, total = self._range(name, 0)
+        if total != size:
+            raise IndexFileError(
+                f"{name} of {self.repo} has {total} bytes, not {size} as its manifest says."
+            )
+        # Marks come first: none must speak of an array that was there before.
+        _make(self._marks(name), b"\1", -(-size // BLOCK))
+        # One that is as large as it should be may be mapped by others, and is left alone.
+        if _size(self.folder / name) != size:
+            _make(self.folder / name, first, size)
 
     def _bring(self, wanted: list[tuple[str, int]]) -> None:
         try:
@@ -253,6 +260,24 @@ class _Mirror:
 
     def _marks(self, name: str) -> Path:
         return self.folder / f".{name}.have"
+
+
+def _make(path: Path, start: bytes, size: int) -> None:
+    """Make a file that starts like this, and is zeros beyond, in one step."""
+    partial = _partial(path)
+    with partial.open("wb") as file:
+        file.write(start)
+        file.truncate(size)
+    partial.replace(path)
+
+
+def _partial(target: Path) -> Path:
+    """A name beside a file that nobody else writes to."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _home(repo: str, commit: str) -> Path:

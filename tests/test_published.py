@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import huggingface_hub
@@ -266,9 +267,43 @@ def test_marks_that_are_damaged(city: Path, server: HubServer) -> None:
     index = published.open_index(REPO)
     index.tokens(2)
     (index.folder / f".{CODES}.have").write_bytes(b"\1")
-    with pytest.raises(IndexFileError, match="open the index again"):
-        published.open_index(REPO)
     assert torch.equal(published.open_index(REPO).tokens(2), PlaceIndex.open(city).tokens(2))
+
+
+def test_what_another_process_has_mapped_is_never_emptied(city: Path, server: HubServer) -> None:
+    first = published.open_index(REPO)
+    tokens = first.tokens(2)
+    (first.folder / f".{CODES}.have").unlink()  # as if its maker were not done yet
+    server.requests.clear()
+    second = published.open_index(REPO)
+    assert torch.equal(first.tokens(2), tokens)
+    # Both go on with the same file.
+    assert torch.equal(second.tokens(2), tokens)
+    assert torch.equal(second.tokens(7), PlaceIndex.open(city).tokens(7))
+    assert torch.equal(first.tokens(7), PlaceIndex.open(city).tokens(7))
+
+
+def test_two_that_open_an_index_for_the_first_time(
+    city: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sees that nothing is there, and before it has the lock, another is done with it all."""
+    faster: list[PlaceIndex] = []
+    alone = published.hub.alone
+
+    def late(lock: Path) -> AbstractContextManager[object]:
+        monkeypatch.setattr(published.hub, "alone", alone)
+        faster.append(published.open_index(REPO))
+        faster[0].tokens(2)
+        return alone(lock)
+
+    monkeypatch.setattr(published.hub, "alone", late)
+    slower = published.open_index(REPO)
+    server.requests.clear()
+    local = PlaceIndex.open(city)
+    for index in (*faster, slower):
+        assert torch.equal(index.tokens(2), local.tokens(2))
+    assert server.requests == []  # the slower one has taken over what was there
+    assert not list(slower.folder.rglob("*.part"))
 
 
 def test_names_that_lead_outside(
