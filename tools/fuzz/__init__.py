@@ -1,0 +1,1 @@
+"""Fuzzing of everything that reads what strangers made: ``python -m tools.fuzz --help``."""
