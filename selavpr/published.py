@@ -155,7 +155,7 @@ class _Mirror:
         self.repo = repo
         self.commit = commit
         self.folder = _home(repo, commit)
-        self._lock = threading.Lock()
+        self._locks: dict[str | tuple[str, int], threading.Lock] = {}
         self._have: dict[str, NDArray[np.uint8]] = {}
         self._fetch(MANIFEST)
         self.manifest: Manifest = read_manifest(self.folder)
@@ -169,23 +169,27 @@ class _Mirror:
 
     def need(self, parts: Iterable[tuple[str, int, int]]) -> None:
         """Have these bytes of files."""
-        with self._lock:
-            wanted = {
-                (name, block)
-                for name, start, stop in parts
-                if name in self._have
-                for block in range(start // BLOCK, -(-stop // BLOCK))
-                if not self._have[name][block]
-            }
-            if wanted:
-                self._bring(sorted(wanted))
+        wanted = {
+            (name, block)
+            for name, start, stop in parts
+            if name in self._have
+            for block in range(start // BLOCK, -(-stop // BLOCK))
+            if not self._have[name][block]
+        }
+        if wanted:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(self._bring, *zip(*sorted(wanted), strict=True)))
 
     def need_file(self, name: str) -> None:
         """Have a whole file; one the manifest knows is held against its checksum."""
-        with self._lock:
-            if (self.folder / name).exists() or not is_inside(name):
-                return
+        if (self.folder / name).exists() or not is_inside(name):
+            return
+        with self._lock(name):
             self._fetch(name, self.manifest.files.get(name, {}).get("sha256"))
+
+    def _lock(self, what: str | tuple[str, int]) -> threading.Lock:
+        """Of a file or a block, so that threads that need the same fetch it once."""
+        return self._locks.setdefault(what, threading.Lock())
 
     def _fetch(self, name: str, sha256: str | None = None) -> None:
         target = self.folder / name
@@ -229,24 +233,25 @@ class _Mirror:
         if _size(self.folder / name) != size:
             _make(self.folder / name, first, size)
 
-    def _bring(self, wanted: list[tuple[str, int]]) -> None:
-        try:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                for (name, block), (data, _) in zip(
-                    wanted, pool.map(lambda one: self._range(*one), wanted), strict=True
-                ):
-                    with (self.folder / name).open("r+b") as file:
-                        file.seek(block * BLOCK)
-                        file.write(data)
-                    # Only now: a block that is marked is there.
-                    with self._marks(name).open("r+b") as file:
-                        file.seek(block)
-                        file.write(b"\1")
-                    self._have[name][block] = 1
-        except OSError as error:
-            raise IndexFileError(
-                f"Cannot keep a part of {self.repo} in {self.folder}: {error.strerror or error}."
-            ) from error
+    def _bring(self, name: str, block: int) -> None:
+        with self._lock((name, block)):
+            if self._have[name][block]:
+                return
+            data, _ = self._range(name, block)
+            try:
+                with (self.folder / name).open("r+b") as file:
+                    file.seek(block * BLOCK)
+                    file.write(data)
+                # Only now: a block that is marked is there.
+                with self._marks(name).open("r+b") as file:
+                    file.seek(block)
+                    file.write(b"\1")
+            except OSError as error:
+                raise IndexFileError(
+                    f"Cannot keep a part of {self.repo} in {self.folder}: "
+                    f"{error.strerror or error}."
+                ) from error
+            self._have[name][block] = 1
 
     def _range(self, name: str, block: int) -> tuple[bytes, int]:
         start = block * BLOCK

@@ -6,7 +6,9 @@ import dataclasses
 import io
 import json
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from huggingface_hub import constants
 from PIL import Image
 from test_hub import point_at
 
-from selavpr import HubError, IndexFileError, SelaVPR, editing, published
+from selavpr import HubError, IndexFileError, SelaVPR, editing, hub, published
 from selavpr.building import build
 from selavpr.index import PlaceIndex
 from selavpr.indexfiles import CODES, manifest_text, read_manifest
@@ -304,6 +306,34 @@ def test_two_that_open_an_index_for_the_first_time(
         assert torch.equal(index.tokens(2), local.tokens(2))
     assert server.requests == []  # the slower one has taken over what was there
     assert not list(slower.folder.rglob("*.part"))
+
+
+def test_visitors_do_not_wait_for_each_others_downloads(
+    city: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = published.open_index(REPO)
+    both = threading.Barrier(2, timeout=30)  # nobody passes before the other is there
+    fetch, fetch_range = hub.fetch, hub.fetch_range
+    monkeypatch.setattr(hub, "fetch", lambda *a, **k: (both.wait(), fetch(*a, **k))[1])
+    monkeypatch.setattr(hub, "fetch_range", lambda *a, **k: (both.wait(), fetch_range(*a, **k))[1])
+    monkeypatch.setattr(published, "AT_ONCE", 1)
+    local = PlaceIndex.open(city)
+    with ThreadPoolExecutor(2) as pool:
+        sizes = list(pool.map(lambda row: index.photo(row).size, (3, 4)))
+        # Two blocks each, one after another, of which the first of both come at once.
+        tokens = list(pool.map(index.tokens, (2, 8)))
+    assert sizes == [local.photo(row).size for row in (3, 4)]
+    assert all(torch.equal(a, local.tokens(row)) for a, row in zip(tokens, (2, 8), strict=True))
+
+
+def test_what_two_need_is_fetched_once(city: Path, server: HubServer) -> None:
+    index = published.open_index(REPO)
+    server.requests.clear()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: (index.photo(3).size, index.tokens(6)), range(8)))
+    assert all(torch.equal(tokens, found[0][1]) for _, tokens in found)
+    content_of = [r for r in server.requests if r.method == "GET" and r.path.startswith("/storage")]
+    assert len(content_of) == 3  # the photo, and the two blocks its codes lie in
 
 
 def test_names_that_lead_outside(
