@@ -107,7 +107,7 @@ def measure(
     for name in sets:
         assert photos is not None
         task = baselines.trial(name, photos, None, 0)
-        lists = baselines.global_lists(model, task, CANDIDATES, work)
+        lists, _ = baselines.global_lists(model, task, CANDIDATES, work)
         about = {"model": model.fingerprint(), "precision": str(model.precision)}
         ordered, _ = baselines.rerank("ours", Ours(model), task, lists, work, about)
         known = bool(np.isfinite(task.distances_m).all())

@@ -1,7 +1,11 @@
-"""Our re-ranking beside others as re-rankers of the same candidates, in one run.
+"""Our two stages beside what people would take instead, in one run.
 
     python -m benchmarks.baselines --photos FOLDER [--city TABLE] [--sets bgu-day bgu-night ...]
-        [--candidates 20] [--queries N] [--matchers ours raw sift xfeat] [--json OUT]
+        [--candidates 20] [--queries N] [--matchers ours raw sift xfeat] [--json OUT] [--plot SVG]
+
+First stages: our global descriptor and those of ``benchmarks.describers``. Second stages, all on
+the same candidates: our mutual matches, those of the raw backbone's tokens, SIFT and XFeat, each of
+these two with RANSAC.
 
 FOLDER holds photo sets, each a folder with ``images.csv`` (path, place_id, role, condition, lat,
 lon). The candidates of a query are the first by our model's global descriptor; ``--candidates 0``
@@ -37,7 +41,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import describers
 from benchmarks.matchers import Matcher, build
+from benchmarks.plots import Point, draw
 from selavpr import SelaVPR, metrics
 from selavpr.benchmarkphotos import BenchmarkPhoto
 from selavpr.evaluation import table
@@ -123,43 +129,61 @@ def distances(
                      for q in queries])  # fmt: skip
 
 
-def global_lists(
-    model: SelaVPR, task: Trial, candidates: int, work: Path, *, adapted: bool = True
+def ranked(
+    queries: NDArray[np.float32], database: NDArray[np.float32], task: Trial, candidates: int
 ) -> list[list[int]]:
-    """The most similar allowed references of each query."""
-    found = [descriptors(model, photos, work, adapted) for photos in (task.queries, task.database)]
-    order = np.argsort(-(found[0] @ found[1].T), axis=1, kind="stable")
+    """The most similar allowed references of each query; all of them for 0 candidates."""
+    order = np.argsort(-(queries @ database.T), axis=1, kind="stable")
     lists = [[int(r) for r in rows if ok[r]] for rows, ok in zip(order, task.allowed, strict=True)]
     return [rows[: candidates or len(rows)] for rows in lists]
 
 
+def global_lists(
+    model: SelaVPR, task: Trial, candidates: int, work: Path
+) -> tuple[list[list[int]], float]:
+    """Our first stage's candidates, and seconds it takes to describe a photo."""
+    database = [p.path for p in task.database]
+    both, seconds = descriptors("ours", model, database, [q.path for q in task.queries], work)
+    found = both["ours"]
+    return ranked(found[len(database) :], found[: len(database)], task, candidates), seconds
+
+
 def descriptors(
-    model: SelaVPR, photos: Sequence[BenchmarkPhoto], work: Path, adapted: bool
-) -> NDArray[np.float32]:
-    """Global descriptors ``[n, D]``, kept on disk."""
-    paths = list(dict.fromkeys(p.path for p in photos))
-    key = digest([model.fingerprint(), str(model.precision), adapted, [str(p) for p in paths]])
-    kept = work / f"descriptors-{key.partition(':')[2][:16]}.npy"
+    kind: str, model: SelaVPR, database: Sequence[Path], queries: Sequence[Path], work: Path
+) -> tuple[dict[str, NDArray[np.float32]], float]:
+    """Global descriptors ``[n, D]`` of database and queries, kept on disk; and seconds a photo."""
+    paths = [*database, *queries]
+    key = digest([kind, model.fingerprint(), str(model.precision), [str(p) for p in paths]])
+    kept = work / f"descriptors-{key.partition(':')[2][:16]}.npz"
     if not kept.is_file():
-        parts = []
-        for start in range(0, len(paths), 32):
-            group = model.extract_each(paths[start : start + 32], adapted=adapted)
-            parts += [one.descriptor.cpu() for one in group]
+        start = time.perf_counter()
+        if kind == "ours":
+            found = {"ours": our_descriptors(model, paths)}
+        else:
+            found = describers.describe(model, database, paths)
+        seconds = (time.perf_counter() - start) / len(set(paths))
         work.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".tmp.npy")
-        np.save(partial, torch.cat(parts).numpy())
+        partial = kept.with_suffix(".tmp.npz")
+        np.savez(partial, **found, seconds=np.array(seconds))
         partial.replace(kept)
-    found: NDArray[np.float32] = np.load(kept)
-    number = {path: i for i, path in enumerate(paths)}
-    return found[[number[p.path] for p in photos]]
+    with np.load(kept) as file:
+        arrays = {name: file[name] for name in file.files}
+    seconds = float(arrays.pop("seconds"))
+    return arrays, seconds
+
+
+def our_descriptors(model: SelaVPR, paths: Sequence[Path]) -> NDArray[np.float32]:
+    """Ours, each photo looked at once and alone."""
+    found = {path: model.extract([path]).descriptor[0].cpu() for path in dict.fromkeys(paths)}
+    return torch.stack([found[path] for path in paths]).numpy()
 
 
 def rerank(
     name: str, matcher: Matcher, task: Trial, lists: list[list[int]], work: Path, about: Any
 ) -> tuple[list[list[int]], dict[str, float]]:
-    """The lists in the order of a matcher, and seconds per photo and per pair."""
+    """The lists in the order of a matcher; seconds per photo and per pair, and bytes per photo."""
     seen: dict[Path, Any] = {}
-    spent = {"look": 0.0, "looked": 0.0, "score": 0.0, "scored": 0.0}
+    spent = {"look": 0.0, "looked": 0.0, "kept": 0.0, "score": 0.0, "scored": 0.0}
 
     def look(photo: BenchmarkPhoto) -> Any:
         if photo.path not in seen:
@@ -167,6 +191,7 @@ def rerank(
             seen[photo.path] = matcher.look(photo.path)
             spent["look"] += time.perf_counter() - start
             spent["looked"] += 1
+            spent["kept"] += size(seen[photo.path])
         return seen[photo.path]
 
     ordered = []
@@ -189,7 +214,13 @@ def rerank(
     return ordered, {
         "seconds_per_photo": spent["look"] / max(spent["looked"], 1),
         "seconds_per_pair": spent["score"] / max(spent["scored"], 1),
+        "bytes_per_photo": spent["kept"] / max(spent["looked"], 1),
     }
+
+
+def size(kept: Any) -> int:
+    """Bytes of what a matcher keeps of a photo."""
+    return sum(int(x.nbytes) for x in (kept if isinstance(kept, tuple) else (kept,)))
 
 
 def recalls(task: Trial, lists: list[list[int]] | None, known: bool) -> list[str]:
@@ -213,28 +244,64 @@ def recalls(task: Trial, lists: list[list[int]] | None, known: bool) -> list[str
 def run(task: Trial, args: argparse.Namespace, model: SelaVPR) -> dict[str, Any]:
     """Measure one set; prints its table."""
     known = bool(np.isfinite(task.distances_m).all())
-    lists = global_lists(model, task, args.candidates, args.work)
-    raw = global_lists(model, task, args.candidates, args.work, adapted=False)
-    database = [p.path for p in task.database]
-    matchers = build(args.matchers, model, database, args.side, args.xfeat_weights)
+    database, queries = ([p.path for p in photos] for photos in (task.database, task.queries))
+    lists, seconds = global_lists(model, task, args.candidates, args.work)
+    report: dict[str, Any] = {"queries": len(queries), "references": len(database), "rows": []}
+
+    def add(name: str, cells: list[str], *costs: float) -> None:
+        """``costs``: seconds a photo, seconds a pair, bytes a photo."""
+        report["rows"].append({"name": name, "recall": cells, "costs": list(costs)})
+
+    add("chance", recalls(task, None, known))
+    add("global: ours", recalls(task, lists, known), seconds, 0, 4 * model.config.width)
+    raw, seconds = descriptors("raw", model, database, queries, args.work)
+    for name, found in raw.items():
+        first = ranked(found[len(database) :], found[: len(database)], task, args.candidates)
+        add(f"global: raw {name}", recalls(task, first, known), seconds, 0, 4 * found.shape[1])
     about = {"model": model.fingerprint(), "side": args.side, "precision": str(model.precision)}
-    rows = [["chance", *recalls(task, None, known), "", ""]]
-    rows.append(["global only, ours", *recalls(task, lists, known), "", ""])
-    rows.append(["global only, raw backbone", *recalls(task, raw, known), "", ""])
-    report: dict[str, Any] = {"queries": len(task.queries), "references": len(task.database)}
+    matchers = build(args.matchers, model, database, args.side, args.xfeat_weights)
     for name, matcher in matchers.items():
-        ordered, seconds = rerank(name, matcher, task, lists, args.work, about)
-        cells = recalls(task, ordered, known)
-        report[name] = seconds
-        times = (seconds["seconds_per_photo"], seconds["seconds_per_pair"])
-        rows.append([f"re-ranked by {name}", *cells, *(f"{1000 * t:.1f}" for t in times)])
+        ordered, spent = rerank(name, matcher, task, lists, args.work, about)
+        add(f"re-ranked: {name}", recalls(task, ordered, known), *spent.values())
     header = ["R@1 10 m", "R@1 25 m", "R@1 25 m, 25-50 m out"] if known else ["R@1 same place"]
+    report["header"] = header
     depth = args.candidates or "all"
-    print(f"\n## {task.name}: {len(task.queries)} queries, {len(task.database)} references, "
+    print(f"\n## {task.name}: {len(queries)} queries, {len(database)} references, "
           f"{depth} candidates\n")  # fmt: skip
-    print(table(["", *header, "ms a photo", "ms a pair"], rows), flush=True)
-    report["table"] = {"header": header, "rows": rows}
+    rows = [[r["name"], *r["recall"], *shown(r["costs"])] for r in report["rows"]]
+    print(table(["", *header, "ms a photo", "ms a pair", "KB a photo"], rows), flush=True)
     return report
+
+
+def shown(costs: list[float]) -> list[str]:
+    """Costs as a table has them; a run that took all scores from disk has measured none."""
+    cells = [f"{cost * scale:.1f}" if cost else "" for cost, scale in
+             zip(costs, (1000, 1000, 0.001), strict=False)]  # fmt: skip
+    return cells + [""] * (3 - len(cells))
+
+
+def plot(report: dict[str, Any], candidates: int, path: Path) -> None:
+    """Draw R@1 of every set against a query's time and a reference's bytes."""
+    time_points, byte_points = [], []
+    for name, found in report.items():
+        at = min(1, len(found["header"]) - 1)  # within 25 m; the same place
+        first = found["rows"][1]["costs"]
+        for row in found["rows"][1:]:
+            photo, pair, stored = row["costs"]
+            if not photo:
+                continue
+            recall = float(row["recall"][at].split()[0]) / 100
+            second = row["name"].startswith("re-ranked")
+            # Both of our stages look at a photo once; another's second stage looks once more.
+            extra = first[0] if second and row["name"] != "re-ranked: ours" else 0
+            ms = 1000 * (photo + extra + pair * candidates)
+            label = row["name"].partition(": ")[2] if second else row["name"]
+            time_points.append(Point(name, label, ms, recall))
+            byte_points.append(
+                Point(name, label, (stored + (first[2] if second else 0)) / 1000, recall)
+            )
+    panels = [("ms a query", time_points), ("KB a reference", byte_points)]
+    draw([(cost, points) for cost, points in panels], "R@1", path, joined=False)
 
 
 def main() -> None:
@@ -255,6 +322,7 @@ def main() -> None:
     add("--device", default="auto")
     add("--work", type=Path, default=Path("runs/baselines"))
     add("--json", type=Path)
+    add("--plot", type=Path, metavar="FILE.svg", help="recall over time and over bytes")
     args = parser.parse_args()
     sets = args.sets or [
         name for name in SETS if (args.city if name == "city" else args.photos) is not None
@@ -267,6 +335,8 @@ def main() -> None:
     }
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if args.plot:
+        plot(report, args.candidates, args.plot)
 
 
 if __name__ == "__main__":

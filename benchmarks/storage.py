@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.plots import Point, draw
 from selavpr.building import stored_photo
 from selavpr.geo import Location
 from selavpr.index import Manifest, PlaceIndex
@@ -97,7 +97,7 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     if args.plot:
-        args.plot.write_text(plot(results), encoding="utf-8")
+        plot(results, args.plot)
 
 
 def taken(city: Path, condition: str) -> list[SourcePhoto]:
@@ -221,60 +221,14 @@ def table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-COLOURS = {"tokens": "#3552a0", "keypoint": "#c05621", "product": "#2f855a", "dense": "#805ad5",
-           "none": "#718096", "float32": "#1a202c"}  # fmt: skip
-
-
-def plot(results: list[Result]) -> str:
-    """R@1 over KB per photo, which is on a logarithmic axis from 1 to 10,000."""
-    width, height, left, bottom = 760, 420, 70, 60
-    low = max(0.0, min(r.r1 for r in results) - 0.05)
-    high = min(1.0, max(r.r1 for r in results) + 0.05)
-
-    def x(kilobytes: float) -> float:
-        return left + (width - left - 20) * math.log10(min(max(kilobytes, 1), 10_000)) / 4
-
-    def y(recall: float) -> float:
-        return height - bottom - (height - bottom - 20) * (recall - low) / max(high - low, 1e-9)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+def plot(results: list[Result], path: Path) -> None:
+    """Draw R@1 over KB per photo."""
+    points = [
+        Point(r.kind, "" if r.rank is None else str(r.rank), r.bytes_per_photo / 1000, r.r1)
+        for r in results
+        if r.bytes_per_photo > 0
     ]
-    for power in range(5):
-        at = x(10**power)
-        parts.append(f'<line x1="{at}" y1="20" x2="{at}" y2="{height - bottom}" stroke="#e2e8f0"/>')
-        parts.append(
-            f'<text x="{at}" y="{height - bottom + 20}" text-anchor="middle">{10**power:,}</text>'
-        )
-    for i in range(6):
-        value = low + (high - low) * i / 5
-        at = y(value)
-        parts.append(f'<line x1="{left}" y1="{at}" x2="{width - 20}" y2="{at}" stroke="#e2e8f0"/>')
-        parts.append(f'<text x="{left - 8}" y="{at + 4}" text-anchor="end">{value:.0%}</text>')
-    middle = (left + width) / 2
-    parts.append(
-        f'<text x="{middle}" y="{height - 14}" text-anchor="middle">KB per photo</text>'
-        f'<text x="16" y="{height / 2}" transform="rotate(-90 16 {height / 2})" '
-        'text-anchor="middle">re-ranked R@1</text>'
-    )
-    for kind, colour in COLOURS.items():
-        points = sorted(
-            (x(r.bytes_per_photo / 1000), y(r.r1), label(r)) for r in results if r.kind == kind
-        )
-        if len(points) > 1:
-            path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in points)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
-        for px, py, text in points:
-            parts.append(
-                f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"><title>{text}</title>'
-                "</circle>"
-            )
-        if points:
-            px, py, _ = points[-1]
-            parts.append(f'<text x="{px + 6:.1f}" y="{py - 6:.1f}" fill="{colour}">{kind}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    draw([("KB per photo", points)], "re-ranked R@1", path)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from engine_fixtures import ORIGIN, drawn
 from PIL import Image
 
-from benchmarks import baselines, matchers
+from benchmarks import baselines, describers, matchers
 from benchmarks.baselines import Trial, recalls, rerank, run, trial
 from selavpr import SelaVPR
 from selavpr.benchmarkphotos import BenchmarkPhoto
@@ -93,12 +94,12 @@ def test_scores_order_and_resume(photos: Path, tmp_path: Path) -> None:
     class Fixed:
         looked = 0
 
-        def look(self, path: Path) -> str:
+        def look(self, path: Path) -> np.ndarray:
             self.looked += 1
-            return path.stem
+            return np.array(path.stem)
 
-        def score(self, query: str, candidate: str) -> float:
-            return {"databaseday1": 9.0, "databaseday3": 9.0}.get(candidate, 1.0)
+        def score(self, query: np.ndarray, candidate: np.ndarray) -> float:
+            return {"databaseday1": 9.0, "databaseday3": 9.0}.get(str(candidate), 1.0)
 
     task = trial("bgu-day", photos, None, 0)
     matcher, lists = Fixed(), [[0, 3, 1, 2]] * 4
@@ -117,11 +118,46 @@ def test_a_run(
     report = run(trial("bgu-day", photos, None, 0), args, network)
     shown = capsys.readouterr().out
     assert "4 queries, 4 references, 3 candidates" in shown
-    cells = {row[0]: row[1:] for row in report["table"]["rows"]}
+    rows = {row["name"]: row for row in report["rows"]}
     # The same pictures, a little smaller: every one is found.
-    assert cells["re-ranked by ours"][0].startswith("100.0")
-    assert cells["chance"][:2] == ["25.0", "62.5"]  # 15 m apart: 2 + 3 + 3 + 2 of 16 within 25 m
-    assert report["raw"]["seconds_per_photo"] > 0
+    assert rows["re-ranked: ours"]["recall"][0].startswith("100.0")
+    # 15 m apart: 2 + 3 + 3 + 2 of 16 within 25 m.
+    assert rows["chance"]["recall"][:2] == ["25.0", "62.5"]
+    width = network.config.width
+    assert rows["global: raw mean"]["costs"][2] == 4 * width
+    assert rows["global: raw VLAD 32"]["costs"][2] == 4 * 32 * width
+    assert all(cost > 0 for cost in rows["re-ranked: raw"]["costs"])
+    baselines.plot({"bgu-day": report}, 3, tmp_path / "a.svg")
+    baselines.plot({"bgu-day": report}, 3, tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_vlad_by_hand() -> None:
+    """Two centres on the axes: each token's residual goes to the nearer one."""
+    centres = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    tokens = torch.tensor([[3.0, 4.0], [4.0, 3.0], [0.0, 2.0]])  # unit: (.6, .8), (.8, .6), (0, 1)
+    first, second = np.array([-0.2, 0.6]), np.array([0.6, -0.2])
+    expected = np.concatenate([x / np.linalg.norm(x) for x in (first, second)]) / np.sqrt(2)
+    assert describers.vlad(tokens, centres).numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_class_token_is_no_patch(
+    network: SelaVPR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(describers, "CENTRES", 4)  # a centre for every token leaves no residual
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        drawn(i, (84, 56)).save(path)
+    found = describers.describe(network, paths[:2], paths)
+    assert {name: x.shape[0] for name, x in found.items()} == dict.fromkeys(found, 3)
+    assert all(np.allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5) for x in found.values())
+    features = network.extract([paths[2]], adapted=False)
+    assert found["GeM"][2] == pytest.approx(features.descriptor[0].numpy(), abs=1e-5)
+    mean = features.tokens[0].mean(dim=(0, 1))
+    assert found["mean"][2] == pytest.approx((mean / mean.norm()).numpy(), abs=2e-3)
+    assert not np.allclose(found["class token"][2], found["mean"][2], atol=0.1)
+    again = describers.describe(network, paths[:2], paths)
+    assert all((found[name] == again[name]).all() for name in found)
 
 
 @pytest.mark.parametrize("name", baselines.MATCHERS)
