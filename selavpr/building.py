@@ -56,6 +56,10 @@ Progress = Callable[[int, int], None]
 class Engine(Protocol):
     """Where photos are opened and their features extracted: here, or elsewhere (``rayengine``)."""
 
+    @property
+    def workers(self) -> int:
+        """Groups that are worked on at a time."""
+
     def decides(self, model: SelaVPR) -> tuple[str, int]:
         """What of the machines decides the last bits: type of device, threads (0 on a GPU)."""
 
@@ -73,6 +77,8 @@ class Engine(Protocol):
 
 class _OneProcess:
     """Everything in this process, one group after another."""
+
+    workers = 1
 
     def decides(self, model: SelaVPR) -> tuple[str, int]:
         kind = model.device.type

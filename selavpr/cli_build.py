@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from selavpr import building, gather, panoramax, planning
+from selavpr import building, gather, panoramax, planning, rayengine
 from selavpr.cli_source import add_source, options_of, photos_of, say_problems
 from selavpr.download import Fetcher
 from selavpr.index import Manifest, work_folder
@@ -18,6 +20,9 @@ from selavpr.localcodecs import CODECS
 from selavpr.model import SelaVPR
 from selavpr.searchers import SEARCHES, describe
 from selavpr.terminal import INTERRUPTED, Parsers, add_model, plain
+
+ENGINES = ("local", "ray")
+"""What extracts the features: this process, or a Ray cluster."""
 
 NAMED = 5
 """Authors and licences that an index names itself; its table of places names all."""
@@ -27,21 +32,38 @@ def index_build(args: argparse.Namespace) -> int:
     """Build an index, or say what building it would take."""
     work = args.photos or args.out.absolute().with_name(f"{args.out.absolute().name}.photos")
     try:
+        if args.engine == "ray":
+            rayengine.load()  # before hours of downloads
         found = photos_of(args, work, dry=args.dry_run)
         model = SelaVPR.from_pretrained(args.model, device=args.device, precision=args.precision)
         batch_size = args.batch_size or planning.find_batch_size(model)
-        if args.dry_run:
-            return _dry_run(args, found, work, model, batch_size)
-        if not args.resume:
-            shutil.rmtree(work_folder(args.out.resolve()) / "parts", ignore_errors=True)
-        return _build(args, found, model, batch_size)
+        with _engine(args) as engine:
+            if args.dry_run:
+                return _dry_run(args, found, work, model, batch_size, engine)
+            if not args.resume:
+                shutil.rmtree(work_folder(args.out.resolve()) / "parts", ignore_errors=True)
+            return _build(args, found, model, batch_size, engine)
     except KeyboardInterrupt:
         print("selavpr: stopped; the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
 
 
+@contextlib.contextmanager
+def _engine(args: argparse.Namespace) -> Iterator[building.Engine]:
+    if args.engine != "ray":
+        yield building.ONE_PROCESS
+        return
+    with rayengine.connected(args.device) as engine:
+        print(f"selavpr: {engine}", file=sys.stderr)
+        yield engine
+
+
 def _build(
-    args: argparse.Namespace, found: gather.Gathered, model: SelaVPR, batch_size: int
+    args: argparse.Namespace,
+    found: gather.Gathered,
+    model: SelaVPR,
+    batch_size: int,
+    engine: building.Engine,
 ) -> int:
     name = args.name or args.out.resolve().name
     manifest = Manifest(
@@ -68,6 +90,7 @@ def _build(
             basemap=args.basemap,
             batch_size=batch_size,
             progress=lambda done, total: bar.update(done - bar.n),
+            engine=engine,
         )
     problems = [*found.problems, *problems]
     say_problems(problems, args.verbose)
@@ -84,6 +107,7 @@ def _dry_run(
     work: Path,
     model: SelaVPR,
     batch_size: int,
+    engine: building.Engine,
 ) -> int:
     home = panoramax.address(args.server)
     fetcher = Fetcher(home, rate=args.rate) if found.offers else None
@@ -99,6 +123,7 @@ def _dry_run(
             local=args.local,
             rank=args.rank,
             batch_size=batch_size,
+            engines=engine.workers,
         )
     finally:
         if fetcher is not None:
@@ -106,7 +131,8 @@ def _dry_run(
     say_problems(found.problems, args.verbose)
     for line in made.lines():
         print(line)
-    print(f"on {model.device.type}, {batch_size} photos at a time; nothing was written")
+    kind, _ = engine.decides(model)
+    print(f"on {kind}, {batch_size} photos at a time; nothing was written")
     return 0
 
 
@@ -153,6 +179,9 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
         "for many photos (default auto: by their number)")  # fmt: skip
     add("--batch-size", type=_batch_size, default=0, metavar="N",
         help="photos per pass (default auto: what fits)")  # fmt: skip
+    add("--engine", choices=ENGINES, default="local", help="what extracts the features: this "
+        "process (default), or the Ray cluster that RAY_ADDRESS names or that runs here, else one "
+        "that is started; the index is the same")  # fmt: skip
     add("--resume", action=argparse.BooleanOptionalAction, default=True,
         help="go on from where a build was stopped")  # fmt: skip
 

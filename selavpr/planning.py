@@ -79,6 +79,7 @@ def plan(
     local: str,
     rank: int | None,
     batch_size: int,
+    engines: int = 1,
 ) -> Plan:
     """Measure a few photos and reckon from them.
 
@@ -93,6 +94,7 @@ def plan(
         local: how local features are kept, as in ``building.build``.
         rank: of what is kept, as there.
         batch_size: photos per pass.
+        engines: that extract at a time, each taken to be as fast as this machine.
     """
     missing = collecting.missing(found.offers, work)
     panoramas = len(found.panoramas) + sum(offer.panorama for offer in found.offers)
@@ -126,7 +128,7 @@ def plan(
         downloads * sum(sizes) // len(sizes) if sizes else None,
         None if mean_s is None else downloads * max(mean_s / workers, 1 / rate),
         fixed + photos * each if samples else None,
-        None if each_s is None else photos * each_s,
+        None if each_s is None else photos * each_s / engines,
         samples,
     )
 
