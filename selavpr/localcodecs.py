@@ -35,7 +35,6 @@ from selavpr.localfeatures import (
     Network,
     Sample,
     Stored,
-    dense_cells,
     densify_each,
 )
 
@@ -96,14 +95,10 @@ class TokensCodec:
 
     def local(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Decoded and up-convolved, a few photos of one grid at a time."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, one in enumerate(stored):
-            groups.setdefault(one.grid, []).append(i)
-        found: dict[int, Local] = {}
-        for grid, members in groups.items():
-            dense = densify_each(members, lambda i: self.tokens(stored[i]), network)
-            found |= {i: Local(x, dense_cells(grid)) for i, x in zip(members, dense, strict=True)}
-        return [found[i] for i in range(len(stored))]
+        numbers = range(len(stored))
+        return densify_each(
+            numbers, lambda i: stored[i].grid, lambda i: self.tokens(stored[i]), network
+        )
 
 
 @dataclass(frozen=True)

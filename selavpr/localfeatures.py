@@ -151,20 +151,30 @@ def unit(descriptors: Tensor) -> Tensor:
 
 
 def densify_each(
-    photos: Sequence[int], tokens: Callable[[int], Tensor], network: Network
-) -> Tensor:
-    """Local descriptors ``[K, N, d]`` of photos of one grid, on the network's device.
+    photos: Sequence[int],
+    grid: Callable[[int], tuple[int, int]],
+    tokens: Callable[[int], Tensor],
+    network: Network,
+) -> list[Local]:
+    """Local descriptors of photos, in their order, on the network's device.
 
     Args:
         photos: their numbers.
-        tokens: number to tokens ``[h, w, C]``; called once for each, a few at a time.
+        grid: number to rows and columns of tokens.
+        tokens: number to tokens ``[h, w, C]``; called once for each, a few of one grid at a time.
         network: up-convolves them.
     """
-    dense = []
-    for start in range(0, len(photos), DENSIFY_BATCH):
-        batch = torch.stack([tokens(i) for i in photos[start : start + DENSIFY_BATCH]])
-        dense.append(network.densify(batch.to(network.device)).flatten(1, 2))
-    return torch.cat(dense)
+    grids: dict[tuple[int, int], list[int]] = {}
+    for i in photos:
+        grids.setdefault(grid(i), []).append(i)
+    found: dict[int, Local] = {}
+    for shape, members in grids.items():
+        for start in range(0, len(members), DENSIFY_BATCH):
+            some = members[start : start + DENSIFY_BATCH]
+            batch = torch.stack([tokens(i) for i in some]).to(network.device)
+            dense = network.densify(batch).flatten(1, 2)
+            found |= {i: Local(x, dense_cells(shape)) for i, x in zip(some, dense, strict=True)}
+    return [found[i] for i in photos]
 
 
 @torch.inference_mode()

@@ -30,7 +30,7 @@ from selavpr.images import PhotoSource, load_image
 from selavpr.index import PlaceIndex
 from selavpr.judgement import MAX_TOP_K, Calibration
 from selavpr.locating import fused
-from selavpr.matching import Mode, keypoints, mutual_nearest
+from selavpr.matching import keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR
 from selavpr.published import open_index
 from selavpr.reranking import count_local, order_of
@@ -226,7 +226,8 @@ class Recognizer:
         progress("locate", 0.9)
         with _timed(timings, "locate"):
             candidates = self._ranked(found, counts)
-            estimate = self._locate(features, photo_size, candidates[:settling])
+            usual = depth == self.depth
+            estimate = self._locate(features, photo_size, candidates[:settling], usual)
         progress("done", 1.0)
         first = min(candidates, key=lambda c: c.global_rank)
         return Recognition(
@@ -304,9 +305,7 @@ class Recognizer:
     def _counts(self, features: Features, rows: list[int]) -> list[int]:
         """Mutual matches of each candidate."""
         query = self._local(features).flatten(0, 1)
-        # Estimates of different grids do not compare.
-        mode: Mode = "fast" if len({self.index.grid(row) for row in rows}) == 1 else "exact"
-        return count_local(query, rows, lambda some: self.index.local(some, self.model), mode)
+        return count_local(query, rows, lambda some: self.index.local(some, self.model))
 
     def _ranked(self, found: list[tuple[int, float]], counts: list[int]) -> tuple[Candidate, ...]:
         """More matches first, then those that were not re-ranked; ties by the global order."""
@@ -324,15 +323,18 @@ class Recognizer:
         )
 
     def _locate(
-        self, features: Features, photo_size: tuple[int, int], candidates: tuple[Candidate, ...]
+        self,
+        features: Features,
+        photo_size: tuple[int, int],
+        candidates: tuple[Candidate, ...],
+        usual: bool,
     ) -> Estimate:
+        """The answer; ``usual`` says whether as many were re-ranked as for the calibration."""
         location = fused(candidates)
         evidence = self._evidence(features, photo_size, candidates, location)
         nearest = min(candidates, key=lambda c: location.distance_m(c.place.location))
         street = nearest.place.street
-        reranked = sum(c.matches is not None for c in candidates)
-        if self.calibration is None or reranked != self.depth:
-            # Nothing was calibrated for answers that were come by otherwise.
+        if self.calibration is None or not usual:
             return Estimate(location, None, None, None, confidence.verdict(evidence), street)
         judged = self.calibration.judge(evidence)
         return Estimate(

@@ -16,7 +16,6 @@ COUNT_BLOCK = 100
 block those that lead are counted in full, so the first of all blocks is exact, too."""
 
 
-@torch.inference_mode()
 def count_matches(
     model: SelaVPR,
     query: Tensor,
@@ -25,35 +24,8 @@ def count_matches(
     tokens: Callable[[int], Tensor],
     mode: Mode = "fast",
 ) -> list[int]:
-    """Mutual matches of each candidate with the photo; candidates of one grid counted together.
-
-    Args:
-        model: up-convolves the tokens.
-        query: ``[N, d]`` local descriptors of the photo.
-        rows: the candidates' numbers.
-        grid: number to rows and columns of tokens; called for all candidates first.
-        tokens: number to tokens ``[h, w, C]``; called once for each, a few at a time.
-        mode: see ``matching.count_mutual``. Estimates of different grids do not compare, so fast
-            counting happens only where all candidates have one grid.
-
-    Returns:
-        A count for each candidate, in their order.
-    """
-    counts = [0] * len(rows)
-    grids: dict[tuple[int, int], list[int]] = {}
-    for i, row in enumerate(rows):
-        grids.setdefault(grid(row), []).append(i)
-    if len(grids) > 1:
-        mode = "exact"
-    for members in grids.values():
-        for start in range(0, len(members), COUNT_BLOCK):
-            block = members[start : start + COUNT_BLOCK]
-            scores = count_mutual(
-                query, densify_each([rows[i] for i in block], tokens, model), mode=mode
-            )
-            for i, score in zip(block, scores.tolist(), strict=True):
-                counts[i] = score
-    return counts
+    """As ``count_local``, of tokens that ``model`` up-convolves; see ``densify_each``."""
+    return count_local(query, rows, lambda some: densify_each(some, grid, tokens, model), mode)
 
 
 @torch.inference_mode()
@@ -63,28 +35,32 @@ def count_local(
     local: Callable[[Sequence[int]], Sequence[Local]],
     mode: Mode = "fast",
 ) -> list[int]:
-    """Like ``count_matches``, of local features as an index keeps them.
+    """Mutual matches of each candidate with the photo.
 
     Args:
         query: ``[N, d]`` local descriptors of the photo.
         rows: the candidates' numbers.
         local: numbers to local descriptors; called for a block of candidates at a time.
-        mode: see ``matching.count_mutual``; fast only where all have as many descriptors.
+        mode: see ``matching.count_mutual``. Estimates of photos with different numbers of
+            descriptors do not compare: unless all candidates have as many, all counts are exact.
 
     Returns:
         A count for each candidate, in their order.
     """
     counts = [0] * len(rows)
+    sizes: set[int] = set()
     for start in range(0, len(rows), COUNT_BLOCK):
-        sizes: dict[int, list[tuple[int, Tensor]]] = {}
+        groups: dict[int, list[tuple[int, Tensor]]] = {}
         for i, one in enumerate(local(rows[start : start + COUNT_BLOCK]), start):
-            sizes.setdefault(len(one.descriptors), []).append((i, one.descriptors))
-        for members in sizes.values():
-            scores = count_mutual(
-                query,
-                torch.stack([descriptors for _, descriptors in members]),
-                mode=mode if len(sizes) == 1 else "exact",
-            )
+            groups.setdefault(len(one.descriptors), []).append((i, one.descriptors))
+        sizes |= groups.keys()
+        if mode == "fast" and len(sizes) > 1:
+            mode = "exact"
+            if start:  # those before were estimated
+                return count_local(query, rows, local, mode)
+        for members in groups.values():
+            candidates = torch.stack([descriptors for _, descriptors in members])
+            scores = count_mutual(query, candidates, mode=mode)
             for (i, _), score in zip(members, scores.tolist(), strict=True):
                 counts[i] = score
     return counts

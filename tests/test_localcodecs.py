@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import safetensors.torch
 import torch
 from engine_fixtures import COUNT, MANIFEST
 
-from selavpr import IndexFileError, OptionError, SelaVPR
+from selavpr import IndexFileError, OptionError, SelaVPR, reranking
 from selavpr.building import build
 from selavpr.index import PlaceIndex, verify
 from selavpr.indexfiles import CODEC, CODES
@@ -167,6 +168,27 @@ def test_candidates_of_different_sizes_are_counted_together() -> None:
         rows[0], list(sizes), lambda some: [Local(candidates[row], (1, 1)) for row in some]
     )
     assert counts == [int(count_mutual(rows[0], candidates[row][None])[0]) for row in sizes]
+
+
+@pytest.mark.parametrize("odd", [0, 4, 5, 9])
+def test_one_photo_of_another_size_makes_all_counts_exact(
+    odd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whichever block it comes: a list is counted in one way or the other, never in both."""
+    monkeypatch.setattr(reranking, "COUNT_BLOCK", 5)
+    query, *noise = torch.randn(11, 300, 8, generator=torch.Generator().manual_seed(0))
+    # Three of each block show the same as the query: the other two are only estimated.
+    photos = [x + 9 * query if i % 5 < 3 else x for i, x in enumerate(noise)]
+    query, *photos = (torch.nn.functional.normalize(x, dim=1) for x in (query, *photos))
+
+    def read(some: Sequence[int]) -> list[Local]:
+        return [Local(photos[row], (1, 1)) for row in some]
+
+    truth = [int(count_mutual(query, photo[None])[0]) for photo in photos]
+    assert count_local(query, range(10), read) != truth  # all of one size: some are estimates
+    photos[odd] = photos[odd][:299]
+    truth[odd] = int(count_mutual(query, photos[odd][None])[0])
+    assert count_local(query, range(10), read) == truth
 
 
 # Damage
