@@ -13,16 +13,19 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> int:
     """Parse arguments, load, serve; 2 after an error that the user can mend."""
-    parser = argparse.ArgumentParser(description="Find where a photo was taken, and show why.")
+    about = "Serve a page that finds where a photo was taken, and shows why."
+    parser = argparse.ArgumentParser(description=about, epilog="More: docs/space.md.")
     add, env = parser.add_argument, os.environ.get
-    add("--model", default=env("SELAVPR_MODEL"), help="bundled name, folder or Hub repository")
-    add("--index", action="append", metavar="INDEX", help="folder or Hub repository, any number")
-    add("--device", default="auto", help="auto, cpu or cuda")
-    add("--host", default=env("GRADIO_SERVER_NAME"), help="address to listen on")
-    add("--port", type=int, help="default: the first free one from 7860")
-    add("--share", action="store_true", help="ask Gradio for a public address")
-    add("--lang", choices=("en", "zh"), help="default: the browser's")
-    add("--mcp", action="store_true", help="serve the API to language models, too")
+    hub = "or Hub repository org/name[@revision]"
+    bundled = "default: all of prebuilt_index"
+    add("--model", default=env("SELAVPR_MODEL"), help=f"bundled name, folder {hub} [SELAVPR_MODEL]")
+    add("--index", action="append", help=f"folder {hub}; repeatable; {bundled} [SELAVPR_INDEX]")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
+    add("--host", default=env("GRADIO_SERVER_NAME"), help="default: this machine; 0.0.0.0: any")
+    add("--port", type=int, help="default: the first free one from 7860 [GRADIO_SERVER_PORT]")
+    add("--share", action="store_true", help="ask Gradio for a public address, good for a week")
+    add("--lang", choices=("en", "zh"), help="language of the page (default: the browser's)")
+    add("--mcp", action="store_true", help="also serve the API to language models")
     args = parser.parse_args()
     indexes = args.index or [name for name in env("SELAVPR_INDEX", "").split(os.pathsep) if name]
     try:

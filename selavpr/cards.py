@@ -19,8 +19,8 @@ from selavpr import viz
 from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.index import Manifest
-from selavpr.structs import Candidate, Recognition
-from selavpr.text import both, both_plain, by_language, distance, plain
+from selavpr.structs import Candidate, Place, Recognition
+from selavpr.text import both, by_language, distance, duration, example_title, plain
 
 SHOWN = 5
 """Candidates a column shows before "more"."""
@@ -104,7 +104,7 @@ def examples(offered: Sequence[Example]) -> str:
         PhotoError: one of them cannot be opened.
     """
     buttons = "".join(
-        f'<button type="button" data-example="{i}">'
+        f'<button type="button" data-example="{i}" aria-pressed="false">'
         f'<img src="{thumbnail(load_image(example.photo))}" alt="" width="112" height="84">'
         f"<span>{_title(example)}</span></button>"
         for i, example in enumerate(offered)
@@ -115,15 +115,19 @@ def examples(offered: Sequence[Example]) -> str:
 def verdict(recognition: Recognition, city: str, truth: Truth | None = None) -> str:
     """The answer in words, with its distance from the truth where there is one to compare with."""
     estimate = recognition.location
-    named = estimate.street or both_plain("nameless")
+    location = estimate.location
+    at = f"{location.latitude:.6f}, {location.longitude:.6f}"
+    named = estimate.street or at
+    here = estimate.verdict != "not here"
     facts = []
-    if estimate.radius50_m is not None and estimate.verdict != "not here":
+    if estimate.radius50_m is not None and here:
         facts.append(both("within", distance=distance(estimate.radius50_m)))
     if estimate.confidence is not None:
-        facts.append(both("percent", percent=round(100 * estimate.confidence)))
+        # Nothing is certain, so neither 0 nor 100.
+        percent = min(max(round(100 * estimate.confidence), 1), 99)
+        facts.append(both("percent" if here else "percent_not", percent=percent, city=city))
     else:
         facts.append(both("uncalibrated"))
-    location = estimate.location
     if truth is not None and truth.location is None:
         facts.append(both("no_position"))
     elif truth is not None and truth.location is not None:
@@ -137,39 +141,51 @@ def verdict(recognition: Recognition, city: str, truth: Truth | None = None) -> 
         f"<h2>{both(estimate.verdict, street=named, city=city)}</h2>"
         f"<p>{both(note, street=named)}</p>"
         f'<ul class="sv-facts">{"".join(f"<li>{fact}</li>" for fact in facts)}'
-        f"<li><code>{location.latitude:.6f}, {location.longitude:.6f}</code></li></ul>"
-        "</div></section>"
+        f'<li><a href="{_OSM.format(location.latitude, location.longitude)}" target="_blank" '
+        f'rel="noopener"><code>{at}</code><span class="sv-hidden"> {both("open_map")}</span> '
+        '<span aria-hidden="true">↗</span></a></li></ul></div></section>'
     )
 
 
-def columns(recognition: Recognition, thumbnail: Callable[[int], str], picked: int) -> str:
+def map_key(recognition: Recognition, truth: Truth | None = None) -> str:
+    """What the pins and circles of the map mean, in words below it."""
+    estimate = recognition.location
+    here = estimate.verdict != "not here"
+    rows = [("answer", both("answer" if here else "guess"))]
+    if truth is not None and truth.location is not None:
+        rows.append(("truth", both("truth_own" if truth.own else "truth")))
+    if here and estimate.radius50_m is not None and estimate.radius90_m is not None:
+        near, far = distance(estimate.radius50_m), distance(estimate.radius90_m)
+        rows.append(("circles", both("circles", near=near, far=far)))
+    items = "".join(f'<li class="sv-k-{kind}">{words}</li>' for kind, words in rows)
+    return f'<ul class="sv-key">{items}</ul>'
+
+
+def columns(
+    recognition: Recognition, thumbnail: Callable[[int], str], picked: int, manifest: Manifest
+) -> str:
     """Both rankings side by side.
 
     Args:
         recognition: the answer.
         thumbnail: address of the picture of a row of the index.
         picked: position in ``recognition.candidates`` that is drawn below.
+        manifest: of the index, which names the photos' author where they do not themselves.
     """
     position = {c.row: i for i, c in enumerate(recognition.candidates)}
     reranked = any(c.matches is not None for c in recognition.candidates)
 
     def column(kind: str, candidates: Sequence[Candidate]) -> str:
         cards = [
-            _card(c, position[c.row], kind, thumbnail(c.row), position[c.row] == picked)
+            _card(c, position[c.row], kind, thumbnail(c.row), position[c.row] == picked, manifest)
             for c in candidates
         ]
         more = ""
         if len(cards) > SHOWN:
             rest = f'<ol start="{SHOWN + 1}">{"".join(cards[SHOWN:])}</ol>'
             more = f"<details><summary>+ {len(cards) - SHOWN}</summary>{rest}</details>"
-        title, note = (
-            ("reranked", "reranked_note")
-            if kind == "rerank"
-            else (
-                "global_only",
-                "global_note",
-            )
-        )
+        title = "reranked" if kind == "rerank" else "global_only"
+        note = "reranked_note" if kind == "rerank" else "global_note"
         return (
             f'<div class="sv-column sv-{kind}"><h3>{both(title)}</h3><p>{both(note)}</p>'
             f"<ol>{''.join(cards[:SHOWN])}</ol>{more}</div>"
@@ -183,34 +199,45 @@ def columns(recognition: Recognition, thumbnail: Callable[[int], str], picked: i
         f"<p>{both('reranked_off')}</p></div>"
     )
     metres = recognition.location.location.distance_m(recognition.global_location)
-    moved = both("moved", distance=distance(metres)) if metres >= 1 else both("not_moved")
-    moved = f'<p class="sv-moved">{moved}</p>' if reranked else ""
+    moved = (
+        f'<p class="sv-moved">{both("moved", distance=distance(metres))}</p>'
+        if metres >= 1
+        else f'<p class="sv-stayed">{both("not_moved")}</p>'
+    )
+    moved = moved if reranked else ""
     return (
-        f'<section aria-label="{plain("ranking", "en")}"><h2>{both("ranking")}</h2>'
+        f'<section aria-labelledby="sv-ranking"><h2 id="sv-ranking">{both("ranking")}</h2>'
         f'{moved}<p class="sv-note">{both("ranking_note")}</p>'
         f'<div class="sv-columns">{first}{second}</div></section>'
     )
 
 
-def matches(candidate: Candidate, picture: str, shown: int, total: int, agreeing: int) -> str:
+def matches(
+    candidate: Candidate, manifest: Manifest, picture: str, shown: int, total: int, agreeing: int
+) -> str:
     """The matched details of one candidate.
 
     Args:
         candidate: the one that is picked.
+        manifest: of its index, see ``credit``.
         picture: address of the drawing.
         shown: matches drawn.
         total: matches found.
         agreeing: of those found, how many agree on one geometry.
     """
-    street = candidate.place.street or "?"
+    street = _name(candidate)
     title = both("picked", rank=candidate.rank, street=street)
+    author = credit(candidate.place, manifest)
+    thanks = f'<span class="sv-credit">{both("theirs", credit=author)}</span>' if author else ""
+    counts = {"shown": f"{shown:,}", "total": f"{total:,}", "agreeing": f"{agreeing:,}"}
     alt = html.escape(plain("match_image", "en", street=street))
     # The picture may be wider than a phone: it scrolls, by the keyboard too.
     return (
         f'<div id="sv-matches"><h3 class="sv-picked" id="sv-picked">{title}</h3>'
-        f"<p>{both('match_summary', shown=shown, total=total, agreeing=agreeing)}</p>"
+        f'<p id="sv-counts">{both("match_summary", **counts)}</p>'
         f'<div class="sv-pair" tabindex="0" role="group" aria-labelledby="sv-picked">'
-        f'<img src="{picture}" alt="{alt}"></div>'
+        f'<img src="{picture}" alt="{alt}" aria-labelledby="sv-picked sv-counts"></div>'
+        f'<p class="sv-pair-names"><span>{both("yours")}</span>{thanks}</p>'
         f'<p class="sv-legend">{both("match_legend")} '
         f'<span style="background:{viz.legend()}"></span></p><p class="sv-links">'
         f'<a class="sv-chip" download="matches.webp" href="{picture}">{both("save_picture")}</a>'
@@ -222,8 +249,8 @@ def heat(before: str, after: str) -> str:
     """The two heat-maps beside each other, by address; if they are one and the same, it says so."""
     same = f" {both('heat_same')}" if before == after else ""
     figures = "".join(
-        f'<figure><img src="{picture}" alt="{plain(key, "en")}">'
-        f"<figcaption>{both(key)}</figcaption></figure>"
+        f'<figure><img src="{picture}" alt="{plain(key, "en")}" aria-labelledby="sv-{key}">'
+        f'<figcaption id="sv-{key}">{both(key)}</figcaption></figure>'
         for key, picture in (("heat_before", before), ("heat_after", after))
     )
     return (
@@ -242,9 +269,10 @@ def timings(milliseconds: Mapping[str, float]) -> str:
         name = both(key)
         share = 100 * ms / max(total, 1e-9)
         parts.append(f'<i class="sv-t-{html.escape(stage)}" style="width:{share:.2f}%"></i>')
-        words.append(f'<li class="sv-t-{html.escape(stage)}">{name} <b>{ms:,.0f} ms</b></li>')
+        took = by_language(duration(ms))
+        words.append(f'<li class="sv-t-{html.escape(stage)}">{name} <b>{took}</b></li>')
     return (
-        f"<section><h2>{both('time', total=round(total))}</h2>"
+        f"<section><h2>{both('time', total=duration(total))}</h2>"
         f'<div class="sv-bar" aria-hidden="true">{"".join(parts)}</div>'
         f'<ul class="sv-times">{"".join(words)}</ul></section>'
     )
@@ -280,6 +308,12 @@ def downloads(
     return f'<section><h2>{both("save")}</h2><p class="sv-links">{links}</p></section>'
 
 
+def credit(place: Place, manifest: Manifest) -> str:
+    """Author and licence of a reference photo, the index's own where it has none; not escaped."""
+    author, licence = place.credit or manifest.attribution, place.licence or manifest.license
+    return " · ".join(part for part in (author, licence) if part)
+
+
 def credits(manifests: Sequence[Manifest]) -> str:
     """Whose photos these are, under which licence."""
     rows = "".join(
@@ -304,12 +338,21 @@ def how_it_works() -> str:
 
 
 def _title(example: Example) -> str:
-    return by_language({"en": example.title, "zh": example.chinese or example.title})
+    chinese = example.chinese or example_title(example.title)
+    return by_language({"en": example.title, "zh": chinese})
 
 
-def _card(candidate: Candidate, i: int, kind: str, picture: str, picked: bool) -> str:
+def _name(candidate: Candidate) -> str:
+    return candidate.place.street or candidate.place.place_id
+
+
+def _card(
+    candidate: Candidate, i: int, kind: str, picture: str, picked: bool, manifest: Manifest
+) -> str:
     rank = candidate.rank if kind == "rerank" else candidate.global_rank
-    street = html.escape(candidate.place.street or "?")
+    street = html.escape(_name(candidate))
+    author = credit(candidate.place, manifest)
+    thanks = f' title="{html.escape(author)}"' if author else ""
     facts = [both("similarity", value=f"{candidate.similarity:.3f}")]
     move = ""
     if candidate.matches is not None:
@@ -325,7 +368,7 @@ def _card(candidate: Candidate, i: int, kind: str, picture: str, picked: bool) -
         )
     return (
         f'<li><button type="button" class="sv-card" data-candidate="{i}" '
-        f'aria-pressed="{str(picked).lower()}"><span class="sv-rank">{rank}</span>'
+        f'aria-pressed="{str(picked).lower()}"{thanks}><span class="sv-rank">{rank}</span>'
         f'<img src="{picture}" alt="" width="96" height="72" loading="lazy">'
         f'<span class="sv-what"><b>{street}</b><span>{" · ".join(facts)}</span></span>'
         f"{move}</button></li>"
@@ -398,5 +441,7 @@ _LOGO = (
     'fill="#99d5cb"/><path d="M31 26c-6-7-8-9-8-13a8 8 0 0 1 16 0c0 4-2 6-8 13z" fill="#fb923c" '
     'stroke="#fff" stroke-width="2"/><circle cx="31" cy="13" r="3" fill="#fff"/></svg>'
 )
+
+_OSM = "https://www.openstreetmap.org/?mlat={0:.6f}&amp;mlon={1:.6f}#map=18/{0:.6f}/{1:.6f}"
 
 _SIGNS = {"sure": "✓", "probably": "≈", "unsure": "?", "not here": "✕"}

@@ -82,7 +82,9 @@ def build_map(
         A whole HTML document. All names in it are escaped.
     """
     estimate = recognition.location
-    radii = ((estimate.radius90_m, "circle90"), (estimate.radius50_m, "circle50"))
+    # Around a guess in a city that the photo may not show, circles would promise too much.
+    here = estimate.verdict != "not here"
+    radii = ((estimate.radius90_m, "circle90"), (estimate.radius50_m, "circle50")) if here else ()
     data = {
         "answer": _pair(estimate.location),
         "truth": None if truth is None else _pair(truth),
@@ -186,7 +188,7 @@ def _pin(i: int, candidate: Candidate) -> dict[str, Any]:
         "at": _pair(candidate.place.location),
         "rank": candidate.rank,
         "global": candidate.global_rank,
-        "street": candidate.place.street,
+        "street": candidate.place.street or candidate.place.place_id,
         "similarity": round(candidate.similarity, 3),
         "matches": candidate.matches,
     }
@@ -209,6 +211,8 @@ def _texts(
 ) -> dict[str, dict[str, str]]:
     keys = ("answer", "global_answer", "layer_rerank", "layer_global", "layer_moves", "move")
     texts = {key: text.both_plain(key, rank="{rank}") for key in keys}
+    if recognition.location.verdict == "not here":
+        texts["answer"] = text.both_plain("guess")
     for radius, key in (
         (recognition.location.radius50_m, "circle50"),
         (recognition.location.radius90_m, "circle90"),

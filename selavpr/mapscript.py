@@ -227,28 +227,37 @@ function (map, tiles, data) {
     }
 
     // The answer and the truth.
-    const spot = (at, colour, key, shape) => {
-      const svg = '<svg class="spot" viewBox="0 0 32 42" width="34" height="44" ' +
-        'aria-hidden="true"><path d="M16 41C8 29 2 23 2 15a14 14 0 0 1 28 0c0 8-6 14-14 26z" ' +
-        'fill="' + colour + '" stroke="#fff" stroke-width="2"/>' + shape + '</svg>';
-      const icon = L.divIcon({className: '', iconSize: [34, 44], iconAnchor: [17, 43], html: svg});
-      const marker = L.marker(at, {icon: icon, zIndexOffset: 1000});
-      marker.bindTooltip(() => say(key), {direction: 'top', offset: [0, -38]});
+    const spot = (at, key, size, anchor, shape) => {
+      const svg = '<svg class="spot" viewBox="0 0 32 ' + 32 * size[1] / size[0] + '" width="' +
+        size[0] + '" height="' + size[1] + '" aria-hidden="true">' + shape + '</svg>';
+      const icon = L.divIcon({className: '', iconSize: size, iconAnchor: anchor, html: svg});
+      const marker = L.marker(at, {icon: icon, zIndexOffset: key === 'answer' ? 1200 : 1000});
+      marker.bindTooltip(() => say(key), {direction: 'top', offset: [0, 4 - anchor[1]]});
       marker.on('add', () => marker.getElement().setAttribute('aria-label', say(key)));
       marker.addTo(map);
     };
     if (data.truth) {
-      const tick = '<path d="M9 15l5 5 9-10" fill="none" stroke="#fff" stroke-width="3.5"/>';
+      // A disc, so that it shows beside the answer's pin where they are one and the same place.
+      const tick = '<circle cx="16" cy="16" r="14.5" fill="#15803d" stroke="#fff" ' +
+        'stroke-width="3"/><path d="M9 16l5 5 9-10" fill="none" stroke="#fff" stroke-width="3.5"/>';
       L.polyline([data.answer, data.truth], {color: '#15803d', weight: 3, dashArray: '2 7'})
         .bindTooltip(() => say('truth'), {sticky: true}).addTo(map);
-      spot(data.truth, '#15803d', 'truth', tick);
+      spot(data.truth, 'truth', [28, 28], [14, 14], tick);
     }
-    spot(data.answer, '#c2410c', 'answer', '<circle cx="16" cy="15" r="6" fill="#fff"/>');
+    spot(data.answer, 'answer', [34, 44], [17, 43], '<path d="M16 41C8 29 2 23 2 15a14 14 0 0 1 ' +
+      '28 0c0 8-6 14-14 26z" fill="#c2410c" stroke="#fff" stroke-width="2"/>' +
+      '<circle cx="16" cy="15" r="6" fill="#fff"/>');
 
     const near = data.pins.filter((p) => p.rank <= 3 || p.global === 1).map((p) => p.at);
+    for (const end of data.moves.flatMap((move) => [move.from, move.to])) {
+      if (map.distance(end, data.answer) < 400) near.push(end);
+    }
     if (data.truth && map.distance(data.truth, data.answer) < 3000) near.push(data.truth);
     const frame = L.latLngBounds([data.answer, data.global, ...near]);
-    map.fitBounds(frame, {padding: [50, 50], maxZoom: 17});
+    for (const [radius] of data.circles) {
+      if (radius < 400) frame.extend(L.latLng(data.answer).toBounds(2 * radius));
+    }
+    map.fitBounds(frame, {padding: [40, 40], maxZoom: 18});
 
     // A candidate picked on the page around is shown here.
     window.addEventListener('message', (event) => {

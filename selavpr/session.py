@@ -152,7 +152,7 @@ class Site:
             served=self._served[session.city],
             tiles=self.tiles,
         )
-        return maps.frame(document)
+        return maps.frame(document) + cards.map_key(session.recognition, truth)
 
     def overview(self, city: str) -> str:
         """What stands where the answer will be, with a map of where the references are."""
@@ -174,7 +174,10 @@ class Site:
     def columns(self, session: Session) -> str:
         """Both rankings, as HTML."""
         return cards.columns(
-            session.recognition, lambda row: self._thumbnail(session.city, row), session.picked
+            session.recognition,
+            lambda row: self._thumbnail(session.city, row),
+            session.picked,
+            self._recognizer(session.city).index.manifest,
         )
 
     def downloads(self, session: Session, *, linked: bool = False) -> str:
@@ -216,16 +219,19 @@ class Site:
             count=count,
             min_similarity=min_similarity,
             agreeing_only=agreeing_only,
+            query_size=session.recognition.photo_size,
         )
+        index = self._recognizer(session.city).index
         picture = viz.draw_matches(
             session.photo,
-            self._recognizer(session.city).index.photo(candidate.row),
+            index.photo(candidate.row),
             session.matches,
             rows,
             query_size=session.recognition.photo_size,
         )
         return cards.matches(
             candidate,
+            index.manifest,
             viz.data_uri(picture, quality=88),
             shown=len(rows),
             total=len(session.matches.similarity),

@@ -8,6 +8,7 @@ Labels of Gradio's own components come from the same table through ``gradio_tabl
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 
 LANGUAGES = ("en", "zh")
@@ -23,7 +24,10 @@ _TEXT: dict[str, tuple[str, str]] = {
     "theme_switch": ("Light or dark", "浅色或深色"),
     "language_switch": ("中文", "English"),
     "photo": ("Your photo", "你的照片"),
-    "photo_hint": ("Drop, paste or take a photo", "拖放、粘贴或拍摄照片"),
+    "photo_hint": (
+        "Drop, paste or take\na street photo\nor click to choose one",
+        "拖放、粘贴或拍摄\n一张街景照片\n或点击选择",
+    ),
     "city": ("Where to search", "搜索范围"),
     "city_info": ("Only places in this index can be found", "只能找到此索引中的地点"),
     "locate": ("Locate", "开始定位"),
@@ -40,7 +44,6 @@ _TEXT: dict[str, tuple[str, str]] = {
         "只在得出结果之后读取，不参与判断，也不保存",
     ),
     "examples": ("Or try one of these", "或试试这些例子"),
-    "example_alt": ("Example photo: {title}", "示例照片：{title}"),
     # stages
     "now_open": ("Reading the photo", "读取照片"),
     "now_extract": ("Looking at it", "提取特征"),
@@ -69,10 +72,11 @@ _TEXT: dict[str, tuple[str, str]] = {
     "metres": ("{number} m", "{number} 米"),
     "kilometres": ("{number} km", "{number} 公里"),
     "within": ("about {distance}", "误差约 {distance}"),
-    "percent": ("{percent} % sure", "把握 {percent} %"),
+    "percent": ("{percent} % sure it is in {city}", "有 {percent} % 的把握位于{city}"),
+    "percent_not": ("{percent} % likely to be in {city}", "位于{city}的可能性为 {percent} %"),
     "uncalibrated": (
-        "Not calibrated for this city: no probability, no error circle",
-        "此城市尚未校准：不给出概率和误差圈",
+        "Not calibrated for this city and these settings: no probability, no error circle",
+        "此城市和设置尚未校准：不给出概率和误差圈",
     ),
     "error": ("{distance} from the true position", "距真实位置 {distance}"),
     "error_own": (
@@ -83,15 +87,20 @@ _TEXT: dict[str, tuple[str, str]] = {
         "The photo carries no GPS position to compare with",
         "照片不含 GPS 位置，无法比较",
     ),
-    "nameless": ("an unnamed street", "无名道路"),
+    "open_map": ("open in OpenStreetMap", "在 OpenStreetMap 中打开"),
     # the map
     "map": ("Map of the answer", "结果地图"),
     "answer": ("Answer", "结果"),
+    "guess": ("Best guess", "最接近的猜测"),
     "truth": ("True position", "真实位置"),
     "truth_own": ("GPS position in the photo's data", "照片数据中的 GPS 位置"),
     "global_answer": ("Answer of the first stage", "第一阶段的结果"),
     "circle50": ("Half of answers lie this close", "半数结果在此范围内"),
     "circle90": ("Nine in ten lie this close", "九成结果在此范围内"),
+    "circles": (
+        "Half of answers lie within {near}, nine in ten within {far}",
+        "半数结果的误差在 {near} 内，九成在 {far} 内",
+    ),
     "layer_rerank": ("Re-ranked", "重排后"),
     "layer_global": ("Global only", "仅全局"),
     "layer_moves": ("What re-ranking moved", "重排的变动"),
@@ -124,9 +133,8 @@ _TEXT: dict[str, tuple[str, str]] = {
     "up": ("up {count}", "上升 {count}"),
     "down": ("down {count}", "下降 {count}"),
     "same": ("unchanged", "不变"),
-    "rank": ("No. {rank}", "第 {rank} 名"),
     # why
-    "why": ("Why this place", "为什么是这里"),
+    "why": ("The evidence", "判断依据"),
     "match_image": ("Matched details: your photo left, {street} right", "匹配的细节"),
     "match_summary": (
         "{shown} of {total} matches drawn; {agreeing} of all agree on one geometry.",
@@ -137,6 +145,8 @@ _TEXT: dict[str, tuple[str, str]] = {
         "粗线符合同一几何关系，淡线不符合。颜色表示相似度，由低到高",
     ),
     "picked": ("No. {rank}: {street}", "第 {rank} 名：{street}"),
+    "yours": ("Your photo", "你的照片"),
+    "theirs": ("Photo: {credit}", "照片：{credit}"),
     "lines": ("Lines", "连线数量"),
     "min_similarity": ("Least similarity", "最低相似度"),
     "agreeing_only": ("Only what agrees on one geometry", "仅显示几何一致的匹配"),
@@ -155,7 +165,9 @@ _TEXT: dict[str, tuple[str, str]] = {
     "heat_after": ("After adaptation", "适配之后"),
     "heat_scale": ("Little to much", "由少到多"),
     # the end of the page
-    "time": ("Time: {total} ms", "用时：{total} 毫秒"),
+    "time": ("Time: {total}", "用时：{total}"),
+    "seconds": ("{number} s", "{number} 秒"),
+    "milliseconds": ("{number} ms", "{number} 毫秒"),
     "stage_open": ("read", "读取"),
     "stage_extract": ("extract", "提取"),
     "stage_search": ("search", "搜索"),
@@ -220,6 +232,49 @@ _TEXT: dict[str, tuple[str, str]] = {
 }
 
 
+_EXAMPLES = {
+    "summer day": "夏日",
+    "evening": "傍晚",
+    "night": "夜晚",
+    "rain": "雨天",
+    "snow": "雪天",
+    "crowded": "人车拥挤",
+    "not in this city": "不在此城市",
+}
+"""What the renderer of the bundled city calls its conditions, in lower case."""
+
+_DETAILS = tuple(
+    (re.compile(english, re.DOTALL), chinese)
+    for english, chinese in (
+        (r"There is no photo at .*", "服务器上找不到这张照片。"),
+        (
+            r"(.*) is not a photo this app can read; use .*",
+            r"\1 不是可读取的照片，请使用 JPEG、PNG、WebP、HEIC 或 AVIF 格式。",
+        ),
+        (r"(.*) is larger than (\d+) megapixels; .*", r"\1 超过 \2 百万像素，请先缩小。"),
+        (r"(.*) is cut off or damaged and cannot be read.*", r"\1 不完整或已损坏，无法读取。"),
+        (r"(.*) is damaged and cannot be read\.", r"\1 已损坏，无法读取。"),
+        (
+            r"(.*) is an animation or has several pages; .*",
+            r"\1 是动画或包含多页，请另存其中一幅。",
+        ),
+        (r"(.*) holds floating-point values; .*", r"\1 含浮点数值，请另存为 8 位或 16 位图片。"),
+        (
+            r"(.*) is (\d+) x (\d+) pixels; at least (\d+) on each side are needed\.",
+            r"\1 只有 \2 x \3 像素，每边至少需要 \4 像素。",
+        ),
+        (r"There is no city (.*) here; there are (.*)\.", r"这里没有城市 \1，可选：\2。"),
+        (r"There is no candidate \d+; there are (\d+)\.", r"没有这个候选，共有 \1 个。"),
+        (r"Pick a candidate first\.", "请先点选一个候选。"),
+        (
+            r"The model gives values that are not finite for this photo; .*",
+            "模型对这张照片给出了无效数值，请换用其他模型或 float32 精度。",
+        ),
+    )
+)
+"""What the engine tells visitors, and the same in Chinese; tests hold both together."""
+
+
 def plain(key: str, language: str, **values: object) -> str:
     """One text in one language; not escaped.
 
@@ -264,12 +319,17 @@ def both_plain(key: str, **values: object) -> dict[str, str]:
 
 
 def error(kinds: Sequence[str], detail: str) -> str:
-    """An error as HTML in both languages: its own sentence, and in Chinese what kind it is.
+    """An error as HTML in both languages.
+
+    In Chinese those that a visitor can mend have sentences of their own; of the others it says what
+    kind they are, with their English text.
 
     Args:
         kinds: names of its class and the classes above it; the first that is known counts.
         detail: its text, which is English.
     """
+    if chinese := _chinese_detail(detail):
+        return by_language({"en": detail, "zh": chinese})
     return both(next(key for kind in kinds if (key := f"error_{kind}") in _TEXT), detail=detail)
 
 
@@ -278,6 +338,26 @@ def distance(metres: float) -> dict[str, str]:
     if metres < 999.5:
         return both_plain("metres", number=round(metres))
     return both_plain("kilometres", number=f"{metres / 1000:,.{1 if metres < 9950 else 0}f}")
+
+
+def _chinese_detail(detail: str) -> str:
+    """A sentence of the engine in Chinese; empty where there is none."""
+    for english, chinese in _DETAILS:
+        if found := english.fullmatch(detail):
+            return found.expand(chinese)
+    return ""
+
+
+def duration(milliseconds: float) -> dict[str, str]:
+    """A time in words, by language: milliseconds to 1 s, then seconds."""
+    if milliseconds < 999.5:
+        return both_plain("milliseconds", number=round(milliseconds))
+    return both_plain("seconds", number=f"{milliseconds / 1000:.1f}")
+
+
+def example_title(title: str) -> str:
+    """The Chinese title of an example that is called after its weather, or the title itself."""
+    return _EXAMPLES.get(title.lower(), title)
 
 
 def gradio_table() -> dict[str, dict[str, str]]:

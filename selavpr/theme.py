@@ -61,9 +61,11 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:8px}
 .sv-examples button{border:1px solid var(--sv-line);background:var(--sv-card);border-radius:10px;
  padding:0;overflow:hidden;cursor:pointer;text-align:left;color:var(--sv-ink);font-size:12px}
-.sv-examples button:hover{border-color:var(--sv-green)}
+.sv-examples button[aria-pressed=true]{border-color:var(--sv-green);
+ box-shadow:0 0 0 1px var(--sv-green)}
+@media (hover:hover){.sv-examples button:hover{border-color:var(--sv-green)}}
 .sv-examples img{width:100%;aspect-ratio:4/3;object-fit:cover;display:block;margin:0;height:auto}
-.sv-examples span{display:block;padding:4px 8px 6px;line-height:1.25}
+.sv-examples button>span{display:block;padding:4px 8px 6px;line-height:1.25}
 
 #sv-result{gap:18px}
 #sv-result section{background:none}
@@ -95,10 +97,20 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-facts{list-style:none;display:flex;flex-wrap:wrap;gap:6px 8px;margin:12px 0 0;padding:0}
 .sv-facts li{background:var(--sv-wash);border-radius:999px;padding:3px 12px;margin:0;font-size:14px}
 .sv-facts code{background:none;border:0;padding:0;color:inherit;font-size:13px}
+.sv-facts a{color:inherit;text-decoration:none;display:inline-block;position:relative}
+.sv-facts a:hover code{text-decoration:underline}
 .sv-map{width:100%;height:440px;border:1px solid var(--sv-line);border-radius:16px;display:block;
  background:var(--sv-wash)}
 
+.sv-key{list-style:none!important;display:flex;flex-wrap:wrap;gap:4px 18px;
+ margin:8px 2px 0!important;padding:0!important;font-size:13px;color:var(--sv-soft)}
+.sv-key li{margin:0!important}
+.sv-key li::before{content:"";display:inline-block;width:11px;height:11px;border-radius:50%;
+ margin-right:7px;vertical-align:-1px;background:#c2410c;box-sizing:border-box}
+.sv-key .sv-k-truth::before{background:#15803d}
+.sv-key .sv-k-circles::before{background:#c2410c29;border:2px solid #c2410c}
 .sv-moved{font-weight:600;color:var(--sv-orange)}
+.sv-stayed{font-weight:600;color:var(--sv-green)}
 .sv-columns{display:grid;grid-template-columns:1fr 1fr;gap:16px;margin-top:12px}
 .sv-column{border-top:4px solid var(--sv-violet);background:var(--sv-card);border-radius:12px;
  padding:12px;min-width:0}
@@ -132,9 +144,12 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-legend>span:last-child{display:inline-block;width:120px;height:10px;border-radius:5px;
  vertical-align:middle;margin-left:6px}
 .sv-pair{overflow-x:auto;border-radius:12px;margin:10px 0 8px;background:var(--sv-wash)}
+.sv-pair-names{display:flex;flex-wrap:wrap;justify-content:space-between;gap:2px 16px;
+ font-size:13px;color:var(--sv-soft);margin:-2px 0 8px!important}
+.sv-credit{overflow-wrap:anywhere;text-align:right;margin-left:auto}
 .sv-pair img{display:block;margin:0 auto;max-width:100%;max-height:480px}
-.sv-heat{display:grid;grid-template-columns:1fr 1fr;gap:12px;margin:10px 0 8px}
-.sv-heat figure{margin:0}
+.sv-heat{display:flex;gap:12px;margin:10px 0 8px}
+.sv-heat figure{margin:0;min-width:0}
 .sv-heat img{max-width:100%;max-height:420px;border-radius:10px;display:block;margin:0}
 .sv-heat figcaption{font-size:13px;color:var(--sv-soft);padding-top:4px}
 .sv-bar{display:flex;height:14px;border-radius:7px;overflow:hidden;gap:1px;margin:8px 0}
@@ -159,6 +174,7 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-how .t{stroke:#0d9488;stroke-width:2.5}.sv-how .m{fill:#c2410c}
 .sv-credits{font-size:13px;color:var(--sv-soft);padding-top:6px}
 .sv-credits ul{padding-left:18px;margin:0}
+footer .divider:last-child{display:none}
 .sv-credits a{color:inherit;text-decoration:underline}
 
 /* Gradio heads its messages in English whatever the language. */
@@ -174,7 +190,10 @@ html[lang^=zh] .toast-count{font-size:13px}
 @media (max-width:640px){
  .main.app{padding:12px 12px 24px!important}
  .sv-header h1{font-size:19px}.sv-header p{font-size:14px}
+ .sv-header{gap:8px 12px}
+ .sv-header>div:nth-child(2){flex:1;min-width:200px}
  .sv-switches{margin-left:0}
+ .sv-switches .sv-chip{padding:5px 12px;font-size:13px}
  .sv-columns{gap:8px}
  .sv-column{padding:8px}
  .sv-column>p{display:none}
@@ -184,8 +203,12 @@ html[lang^=zh] .toast-count{font-size:13px}
  .sv-move{position:absolute;right:8px;top:8px;background:var(--sv-card);border-radius:8px;
   padding:0 6px;min-width:0}
  .sv-pair img{max-width:none;max-height:none;height:260px}
- .sv-heat{grid-template-columns:1fr}
+ .sv-heat{flex-direction:column}
+ .sv-pair-names{display:block}.sv-pair-names>span{display:block;text-align:left}
  #sv-result .sv-verdict h2{font-size:22px}
+ .sv-verdict{gap:12px;padding:14px 14px 14px 19px}
+ .sv-sign{width:32px;height:32px;font-size:18px}
+ .sv-examples{grid-template-columns:repeat(3,1fr);gap:6px}
  .sv-how text{font-size:18px}
 }
 @media (prefers-reduced-motion:reduce){
@@ -216,6 +239,14 @@ START = """
     if (reply.status !== 503 || !reply.url.includes('/queue/join')) return reply;
     return new Response(JSON.stringify({detail: BUSY}), {status: 429});
   };
+  // Gradio opens its page on the API at a click only, and may take the first for one to close it.
+  if (new URLSearchParams(location.search).get('view') === 'api') {
+    let tries = 0;
+    const opening = setInterval(() => {
+      if (document.querySelector('.api-docs') || ++tries > 8) return clearInterval(opening);
+      document.querySelector('button.show-api')?.click();
+    }, 700);
+  }
   if (wanted) window.selavprLanguage(wanted.startsWith('zh') ? 'zh-CN' : 'en');
   window.addEventListener('message', (event) => {
     if (event.origin !== location.origin || event.data?.selavprPick === undefined) return;
@@ -248,6 +279,7 @@ settings in the address, so that copying it copies the answer to an example."""
 
 FORGET_EXAMPLE = """
 () => {
+  document.querySelector('[data-example][aria-pressed=true]')?.setAttribute('aria-pressed', false);
   const link = new URL(location);
   for (const name of ['example', 'k', 'rerank', 'depth']) link.searchParams.delete(name);
   history.replaceState(null, '', link);
@@ -280,6 +312,9 @@ EXAMPLE_CLICKS = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-example]');
   if (!button) return;
+  for (const other of element.querySelectorAll('[data-example]')) {
+    other.setAttribute('aria-pressed', other === button);
+  }
   const link = new URL(location);
   link.searchParams.set('example', button.dataset.example);
   history.replaceState(null, '', link);

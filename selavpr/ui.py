@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+from gradio import processing_utils
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -24,13 +26,17 @@ from selavpr.errors import OptionError, PhotoError, SelaVPRError
 from selavpr.exif import read_position
 from selavpr.geo import Location
 from selavpr.images import load_image
+from selavpr.limits import BodyLimit, BoundedFetch
 from selavpr.recognizer import Recognizer
 from selavpr.session import Session, Site
 from selavpr.text import both, gradio_table, plain
 
 log = logging.getLogger(__name__)
 
-MAX_UPLOAD = "30mb"
+MAX_UPLOAD = 30 * 2**20
+MAX_REQUEST = MAX_UPLOAD + 2**20
+"""Bytes of a photo, and of a whole request; Gradio itself bounds only the files in it."""
+
 KEEP_SECONDS = 3600
 """Uploads and drawn pictures are deleted after this long, sessions forgotten."""
 
@@ -89,6 +95,7 @@ def build_demo(
                     label=_t("photo"),
                     sources=["upload", "webcam", "clipboard"],
                     height=300,
+                    placeholder=_t("photo_hint"),
                     elem_id="sv-photo",
                     buttons=[],
                 )
@@ -123,11 +130,13 @@ def build_demo(
                     _html(f"<h2>{both('why')}</h2>")
                     picture = _html()
                     with gr.Row():
-                        lines = gr.Slider(1, 400, LINES, step=1, label=_t("lines"))
-                        least = gr.Slider(0, 1, 0, step=0.01, label=_t("min_similarity"))
+                        lines = gr.Slider(1, 400, LINES, step=1, label=_t("lines"), min_width=240)
+                        least = gr.Slider(
+                            0, 1, 0, step=0.01, label=_t("min_similarity"), min_width=240
+                        )
                     agreeing = gr.Checkbox(False, label=_t("agreeing_only"))
                     heat, timing, links = _html(), _html(), _html(js_on_load=theme.LINK_CLICKS)
-                with gr.Accordion(_t("how"), open=False):
+                with gr.Accordion(_t("how")):
                     _html(cards.how_it_works())
                 _html(cards.credits(manifests))
 
@@ -234,7 +243,7 @@ def build_demo(
                 redraw, [session, *controls], [picture], trigger_mode="always_last", **_QUIET
             )
         demo.load(_settings, None, settings, **_QUIET).then(None, js=theme.REOPEN, **_QUIET)
-        _add_api(site, photo, city, *settings)
+        _add_api(site)
     return demo
 
 
@@ -261,7 +270,7 @@ def launch(
         The local address.
 
     Raises:
-        OptionError: ``mcp`` without the packages it needs.
+        OptionError: ``mcp`` without the packages it needs, or no such address or port to be had.
     """
     if mcp and importlib.util.find_spec("mcp") is None:
         raise OptionError(
@@ -269,7 +278,11 @@ def launch(
             "without --mcp."
         )
     demo.queue(max_size=QUEUE, default_concurrency_limit=4)
-    _, address, _ = demo.launch(
+    processing_utils.async_transport = BoundedFetch(
+        MAX_UPLOAD, lambda why: gr.Error(why, title="", print_exception=False)
+    )
+    start = functools.partial(
+        demo.launch,
         server_name=host,
         server_port=port,
         share=share,
@@ -288,13 +301,31 @@ def launch(
             "BUSY", json.dumps(both("busy"))
         ),
         mcp_server=mcp,
-        app_kwargs={"routes": [Route("/health", _health(demo.site))]},
+        app_kwargs={
+            "routes": [Route("/health", _health(demo.site))],
+            "middleware": [Middleware(BodyLimit, limit=MAX_REQUEST)],
+        },
     )
+    try:
+        _, address, _ = start()
+    except ValueError as error:
+        if "localhost" not in str(error):
+            raise
+        raise OptionError(
+            "The page is being served, but this machine does not reach it: except localhost from "
+            "the proxy (NO_PROXY=localhost,127.0.0.1), or try again when less is going on."
+        ) from error
+    except OSError as error:
+        raise OptionError(
+            f"The page cannot be served at {host or 'this machine'}, port {port or 'any'}: another "
+            "program may have that port, or the address is not this machine's. Choose another "
+            "--port or --host."
+        ) from error
     return str(address)
 
 
-def _add_api(site: Site, *inputs: Any) -> None:
-    """The endpoints for programs: the page's own inputs, plain data out."""
+def _add_api(site: Site) -> None:
+    """The endpoints for programs: inputs that are never seen, plain data out."""
 
     # Gradio hands these texts to language models; they describe the parameters by name.
     @_answering
@@ -329,9 +360,20 @@ def _add_api(site: Site, *inputs: Any) -> None:
         found = site.locate(_given(photo), city, int(top_k), rerank, int(rerank_depth))
         return site.match_data(site.pick(found, int(rank) - 1))
 
+    # Not the page's own: the API's pages show labels, and cannot show them in two languages.
     with gr.Row(visible=False):
-        result, button = gr.JSON(label="result"), gr.Button()
-        rank = gr.Number(1, precision=0, minimum=1, label="rank")
+        photo = gr.Image(type="filepath", label="street photo")
+        photo.preprocess = _path_of
+        names = list(site.recognizers)
+        inputs = [
+            photo,
+            gr.Dropdown(names, value=names[0], label="city: name of the index to search"),
+            gr.Slider(1, MAX_TOP_K, TOP_K, step=1, label="candidates to return"),
+            gr.Checkbox(True, label="order by matched details"),
+            gr.Slider(1, MAX_TOP_K, DEPTH, step=1, label="candidates to re-rank"),
+        ]
+        rank = gr.Number(1, precision=0, minimum=1, label="rank of the candidate, 1 for the best")
+        result, button = gr.JSON(label="answer"), gr.Button()
     button.click(
         locate,
         inputs,
@@ -463,6 +505,9 @@ def _theme() -> Any:
         block_title_text_color_dark="#e8edf2",
         body_text_color_subdued="#55616f",
         body_text_color_subdued_dark="#a3b0bd",
+        checkbox_border_radius="5px",
+        checkbox_border_color="#64748b",
+        checkbox_border_color_dark="#94a3b8",
         slider_color="#0f766e",
         slider_color_dark="#2dd4bf",
     )

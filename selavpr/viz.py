@@ -23,6 +23,9 @@ _GAP = 12
 _GAP_COLOUR = (128, 136, 146)  # sits well on light and dark pages
 _OVERSAMPLE = 2  # Pillow draws hard-edged lines; drawing larger and shrinking smooths them
 
+_PARTS = (8, 6)
+"""Parts of a photo, across and down, that lines are taken from in turn."""
+
 _Floats = NDArray[np.float32]
 _Bytes = NDArray[np.uint8]
 
@@ -88,7 +91,7 @@ def draw_matches(
         a, b = (tuple(point * _OVERSAMPLE) for point in (start[i], end[i]))
         colour = tuple(int(c) for c in rgb[i])
         if not agrees[i]:
-            draw.line((*a, *b), fill=(*colour, 70), width=_OVERSAMPLE)
+            draw.line((*a, *b), fill=(*colour, 110), width=_OVERSAMPLE)
             continue
         draw.line((*a, *b), fill=(10, 20, 30, 150), width=4 * _OVERSAMPLE)
         draw.line((*a, *b), fill=(*colour, 255), width=2 * _OVERSAMPLE)
@@ -108,14 +111,37 @@ def select_matches(
     count: int,
     min_similarity: float = -1.0,
     agreeing_only: bool = False,
+    query_size: tuple[int, int] | None = None,
 ) -> NDArray[np.int64]:
-    """Rows of the matches to draw, most similar first."""
-    keep = matches.similarity.numpy() >= min_similarity
+    """Rows of the matches to draw: those that agree on one geometry first.
+
+    Neighbouring details are much alike, so the most similar matches crowd in few places. With
+    ``query_size`` they are taken from all over the photo in turn: the most similar of each part of
+    it, then the second of each, and so on.
+
+    Args:
+        matches: to choose from.
+        count: at most so many.
+        min_similarity: leave out what is less similar.
+        agreeing_only: leave out what does not agree.
+        query_size: ``(width, height)`` of the photo; most similar first without it.
+    """
+    similarity, agrees = matches.similarity.numpy(), matches.agrees.numpy()
+    keep = similarity >= min_similarity
     if agreeing_only:
-        keep &= matches.agrees.numpy()
+        keep &= agrees
     rows = np.flatnonzero(keep)
-    order = np.argsort(-matches.similarity.numpy()[rows], kind="stable")
-    return np.asarray(rows[order][: max(count, 0)], dtype=np.int64)
+    rows = rows[np.lexsort((-similarity[rows], ~agrees[rows]))]
+    if query_size is not None:
+        parts = np.floor(matches.query.numpy()[rows] / query_size * _PARTS).astype(np.int64)
+        seen: dict[tuple[bool, int, int], int] = {}
+        turn = np.zeros(len(rows), dtype=np.int64)
+        for i, (row, part) in enumerate(zip(rows, parts.tolist(), strict=True)):
+            key = (bool(agrees[row]), part[0], part[1])
+            turn[i] = seen.get(key, 0)
+            seen[key] = int(turn[i]) + 1
+        rows = rows[np.lexsort((turn, ~agrees[rows]))]
+    return np.asarray(rows[: max(count, 0)], dtype=np.int64)
 
 
 def heat_of(tokens: _Floats) -> _Floats:

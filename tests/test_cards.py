@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import json
 import re
 from html.parser import HTMLParser
@@ -14,7 +15,11 @@ from selavpr import cards, errors, text
 from selavpr.cards import Example, Truth
 from selavpr.errors import HubError, PhotoError
 from selavpr.geo import Location
+from selavpr.images import load_image
+from selavpr.session import Site
 from selavpr.structs import Recognition
+
+TOWN = FakeIndex().manifest
 
 
 class Text(HTMLParser):
@@ -66,7 +71,7 @@ def test_verdict_in_words(recognition: Recognition, kind: str, headline: str) ->
     )
     assert shown.words.split("about")[0].find(headline) >= 0
     assert ("about 15 m" in shown.words) == (kind != "not here")
-    assert "93 % sure" in shown.words
+    assert f"93 % {'likely to be' if kind == 'not here' else 'sure it is'} in" in shown.words
 
 
 def test_no_number_is_claimed_without_calibration(recognition: Recognition) -> None:
@@ -92,10 +97,86 @@ def test_photo_without_a_position_is_told(recognition: Recognition) -> None:
     assert " m from" not in words
 
 
-def test_unnamed_street_is_worded(recognition: Recognition) -> None:
-    shown = cards.verdict(with_estimate(recognition, street="", verdict="probably"), "Town")
-    assert "Probably an unnamed street" in Text(shown).words
-    assert "很可能是 无名道路" in shown
+def test_without_a_street_the_position_is_the_name(recognition: Recognition) -> None:
+    nowhere = with_estimate(
+        recognition, street="", verdict="probably", location=Location(60.1, -24.25)
+    )
+    shown = cards.verdict(nowhere, "Town")
+    assert "Probably 60.100000, -24.250000" in Text(shown).words
+    assert "很可能是 60.100000, -24.250000" in shown
+
+
+def test_candidates_without_a_street_go_by_their_number(recognition: Recognition) -> None:
+    place = dataclasses.replace(recognition.candidates[0].place, street="", place_id="r0046")
+    nameless = dataclasses.replace(recognition.candidates[0], place=place)
+    answer = dataclasses.replace(recognition, candidates=(nameless, *recognition.candidates[1:]))
+    assert "r0046" in Text(cards.columns(answer, str, 0, TOWN)).words
+    assert "No. 1: r0046" in Text(cards.matches(nameless, TOWN, "data:", 1, 2, 3)).words
+
+
+@pytest.mark.parametrize(
+    ("confidence", "kind", "words"),
+    [
+        (0.9999, "sure", "99 % sure it is in Town"),
+        (0.0001, "not here", "1 % likely to be in Town"),
+        (0.555, "unsure", "56 % sure it is in Town"),
+    ],
+)
+def test_percents_never_claim_certainty(
+    recognition: Recognition, confidence: float, kind: str, words: str
+) -> None:
+    judged = with_estimate(recognition, confidence=confidence, verdict=kind)
+    assert words in Text(cards.verdict(judged, "Town")).words
+
+
+def test_position_leads_to_a_map_of_the_world(recognition: Recognition) -> None:
+    here = recognition.location.location
+    links = [a for t, a in Text(cards.verdict(recognition, "Town")).tags if t == "a"]
+    assert links[0]["href"] == (
+        f"https://www.openstreetmap.org/?mlat={here.latitude:.6f}&mlon={here.longitude:.6f}"
+        f"#map=18/{here.latitude:.6f}/{here.longitude:.6f}"
+    )
+    assert links[0]["rel"] == "noopener"
+
+
+def test_map_key_names_what_is_drawn_and_no_more(recognition: Recognition) -> None:
+    plain = Text(cards.map_key(recognition)).words
+    assert plain == "AnswerHalf of answers lie within 15 m, nine in ten within 60 m"
+    true = Text(cards.map_key(recognition, Truth(Location(60, 25)))).words
+    assert "True position" in true
+    elsewhere = with_estimate(recognition, verdict="not here")
+    assert Text(cards.map_key(elsewhere, Truth(None, own=True))).words == "Best guess"
+
+
+@pytest.mark.parametrize(
+    ("credit", "licence", "expected"),
+    [
+        ("A. Nyman", "CC BY-SA 4.0", "A. Nyman · CC BY-SA 4.0"),
+        ("A. Nyman", "", "A. Nyman · CC0"),
+        ("", "", "Drawn by <i>nobody</i> · CC0"),
+    ],
+)
+def test_author_and_licence_of_each_photo_are_named(
+    recognition: Recognition, credit: str, licence: str, expected: str
+) -> None:
+    first = recognition.candidates[0]
+    place = dataclasses.replace(first.place, credit=credit, licence=licence)
+    candidate = dataclasses.replace(first, place=place)
+    assert cards.credit(place, TOWN) == expected
+    assert f"Photo: {expected}" in Text(cards.matches(candidate, TOWN, "data:", 1, 2, 3)).words
+    answer = dataclasses.replace(recognition, candidates=(candidate, *recognition.candidates[1:]))
+    tags = Text(cards.columns(answer, str, 0, TOWN)).tags
+    assert [a["title"] for _, a in tags if a.get("data-candidate") == "0"] == [expected] * 2
+
+
+def test_unknown_author_is_not_made_up(recognition: Recognition) -> None:
+    unnamed = dataclasses.replace(TOWN, attribution="", license="")
+    place = dataclasses.replace(recognition.candidates[0].place, credit="", licence="")
+    candidate = dataclasses.replace(recognition.candidates[0], place=place)
+    assert "Photo:" not in cards.matches(candidate, unnamed, "data:", 1, 2, 3)
+    assert "title=" not in cards.columns(
+        dataclasses.replace(recognition, candidates=(candidate,)), str, 0, unnamed
+    )
 
 
 def card_numbers(source: str, column: str) -> list[int]:
@@ -104,7 +185,7 @@ def card_numbers(source: str, column: str) -> list[int]:
 
 
 def test_columns_rank_the_same_candidates_twice(recognition: Recognition) -> None:
-    source = cards.columns(recognition, lambda row: f"thumb-{row}", 0)
+    source = cards.columns(recognition, lambda row: f"thumb-{row}", 0, TOWN)
     assert card_numbers(source, "rerank") == list(range(20))
     ranks = [recognition.candidates[i].global_rank for i in card_numbers(source, "global")]
     assert ranks == list(range(1, 21))
@@ -113,7 +194,7 @@ def test_columns_rank_the_same_candidates_twice(recognition: Recognition) -> Non
 
 
 def test_arrows_tell_how_far_a_candidate_moved(recognition: Recognition) -> None:
-    source = cards.columns(recognition, str, 0)
+    source = cards.columns(recognition, str, 0, TOWN)
     part = source.split('sv-column sv-rerank"')[1]
     arrows = re.findall(r"([▲▼=])(\d*)</span>", part)
     expected = [
@@ -126,7 +207,7 @@ def test_arrows_tell_how_far_a_candidate_moved(recognition: Recognition) -> None
 
 def test_one_stage_alone_says_so() -> None:
     one = FakeRecognizer().recognize(drawn_street(100), rerank=False)
-    source = cards.columns(one, str, 0)
+    source = cards.columns(one, str, 0, TOWN)
     assert "Re-ranking is off" in source
     assert "sv-moved" not in source
     assert "matches" not in Text(source.split("sv-rerank")[0]).words
@@ -137,7 +218,7 @@ def test_distance_between_both_answers(recognition: Recognition, moved: bool) ->
     here = recognition.location.location
     there = Location(here.latitude + (0.001 if moved else 0), here.longitude)
     words = Text(
-        cards.columns(dataclasses.replace(recognition, global_location=there), str, 0)
+        cards.columns(dataclasses.replace(recognition, global_location=there), str, 0, TOWN)
     ).words
     sentence = "moved the answer by 111 m" if moved else "Both stages chose the same place"
     assert sentence in words
@@ -145,7 +226,9 @@ def test_distance_between_both_answers(recognition: Recognition, moved: bool) ->
 
 def test_names_and_credits_are_escaped(recognition: Recognition) -> None:
     named = with_estimate(recognition, street=NASTY)
-    place = dataclasses.replace(named.candidates[0].place, street=NASTY)
+    place = dataclasses.replace(
+        named.candidates[0].place, street=NASTY, credit=f'" onclick="{NASTY}', licence=NASTY
+    )
     nasty = dataclasses.replace(named.candidates[0], place=place)
     named = dataclasses.replace(named, candidates=(nasty, *named.candidates[1:]))
     manifest = dataclasses.replace(
@@ -153,8 +236,9 @@ def test_names_and_credits_are_escaped(recognition: Recognition) -> None:
     )
     for source in (
         cards.verdict(named, NASTY),
-        cards.columns(named, str, 0),
-        cards.matches(nasty, "data:", 1, 2, 3),
+        cards.columns(named, str, 0, manifest),
+        cards.matches(nasty, manifest, "data:", 1, 2, 3),
+        cards.map_key(named),
         cards.credits([manifest]),
         cards.empty(NASTY, 3, "a map"),
         cards.notice({"en": NASTY, "zh": NASTY}),
@@ -175,6 +259,8 @@ def test_timings_share_the_bar() -> None:
     source = cards.timings({"open": 10.0, "extract": 30.0})
     assert re.findall(r"width:([\d.]+)%", source) == ["25.00", "75.00"]
     assert "Time: 40 ms" in Text(source).words
+    assert "Time: 4.7 s" in Text(cards.timings({"open": 4667.0})).words
+    assert "用时：4.7 秒" in cards.timings({"open": 4667.0})
 
 
 def test_downloads_carry_the_data() -> None:
@@ -195,16 +281,24 @@ def test_link_is_offered_where_the_address_reopens_the_answer() -> None:
 def test_examples_are_called_by_language(tmp_path: Path) -> None:
     path = tmp_path / "rain.jpg"
     drawn_street(1).save(path)
-    source = cards.examples([Example(path, "Rain & wind", chinese="风雨"), Example(path, "Night")])
+    source = cards.examples(
+        [
+            Example(path, "Rain & wind", chinese="风雨"),
+            Example(path, "Night"),
+            Example(path, "Old bridge"),
+        ]
+    )
     assert '<span class="sv-en">Rain &amp; wind</span><span class="sv-zh" lang="zh">风雨' in source
-    assert "<span>Night</span>" in source
+    night = '<span class="sv-en">Night</span><span class="sv-zh" lang="zh">夜晚</span>'
+    assert night in source, "what the bundled city calls its conditions is known in Chinese"
+    assert "<span>Old bridge</span>" in source
 
 
 def test_every_picture_and_drawing_is_described(recognition: Recognition) -> None:
     for source in (
-        cards.columns(recognition, str, 0),
+        cards.columns(recognition, str, 0, TOWN),
         cards.heat("a", "b"),
-        cards.matches(recognition.candidates[0], "data:", 1, 2, 3),
+        cards.matches(recognition.candidates[0], TOWN, "data:", 1, 2, 3),
         cards.how_it_works(),
         cards.header(),
     ):
@@ -248,6 +342,43 @@ def test_errors_are_told_in_both_languages(kind: type[Exception], chinese: str) 
     assert english == '<span class="sv-en">It is &lt;small&gt;.</span>'
     assert chinese in rest
     assert "It is &lt;small&gt;." in rest
+
+
+def refusals(folder: Path) -> list[errors.SelaVPRError]:
+    """What a visitor's photo or request can be refused for, as the engine says it."""
+    (folder / "notes.jpg").write_text("words")
+    drawn_street(1, (20, 40)).save(folder / "small.png")
+    drawn_street(1).save(folder / "street.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "street.jpg").read_bytes()[:2000])
+    drawn_street(1).save(folder / "pages.tiff", save_all=True, append_images=[drawn_street(2)])
+    drawn_street(1).convert("F").save(folder / "float.tiff")
+    photos = ("notes.jpg", "small.png", "cut.jpg", "pages.tiff", "float.tiff", "gone.jpg")
+    attempts = [functools.partial(load_image, folder / name) for name in photos]
+    attempts.append(functools.partial(load_image, folder / "street.jpg", max_pixels=1_000))
+    site = Site({"drawn-town": FakeRecognizer()})
+    attempts.append(functools.partial(site.locate, "x.jpg", "nowhere", 5, True, 5))
+    refused = []
+    for attempt in attempts:
+        with pytest.raises(errors.SelaVPRError) as caught:
+            attempt()
+        refused.append(caught.value)
+    return refused
+
+
+def test_what_a_visitor_can_mend_is_said_in_chinese(tmp_path: Path) -> None:
+    for error in refusals(tmp_path):
+        shown = text.error([k.__name__ for k in type(error).__mro__], str(error))
+        chinese = shown.partition('<span class="sv-zh" lang="zh">')[2]
+        for name in tmp_path.iterdir():
+            chinese = chinese.replace(name.name, "")
+        words = set(re.findall(r"\b[a-z]{2,}", chinese)) - {
+            "span",
+            "drawn",
+            "town",
+            "nowhere",
+            "x27",
+        }
+        assert not words, (str(error), chinese)
 
 
 def test_every_error_has_a_sentence_of_its_own_or_of_the_class_above() -> None:

@@ -40,16 +40,29 @@ FOUR = matches(
 )
 
 
-def test_select_takes_the_most_similar_and_keeps_the_order_of_ties() -> None:
-    assert viz.select_matches(FOUR, count=3).tolist() == [1, 2, 0]
-    assert viz.select_matches(FOUR, count=99).tolist() == [1, 2, 0, 3]
+def test_select_takes_what_agrees_then_the_most_similar() -> None:
+    assert viz.select_matches(FOUR, count=3).tolist() == [2, 0, 3], "what agrees first"
+    assert viz.select_matches(FOUR, count=99).tolist() == [2, 0, 3, 1]
     assert viz.select_matches(FOUR, count=0).tolist() == []
 
 
 def test_select_filters_before_it_counts() -> None:
     assert viz.select_matches(FOUR, count=2, agreeing_only=True).tolist() == [2, 0]
-    assert viz.select_matches(FOUR, count=9, min_similarity=0.5).tolist() == [1, 2, 0]
+    assert viz.select_matches(FOUR, count=9, min_similarity=0.5).tolist() == [2, 0, 1]
     assert viz.select_matches(FOUR, count=9, min_similarity=0.95).tolist() == []
+
+
+def test_select_takes_from_all_over_the_photo_in_turn() -> None:
+    # Three details in the left upper corner, two in the right lower one, of 80 x 60 pixels.
+    crowd = matches(
+        [(1, 1), (2, 2), (3, 3), (79, 59), (80, 60)],
+        [(0, 0)] * 5,
+        [0.9, 0.8, 0.7, 0.2, 0.1],
+        [True, True, True, True, False],
+    )
+    assert viz.select_matches(crowd, count=2, query_size=(80, 60)).tolist() == [0, 3]
+    assert viz.select_matches(crowd, count=9, query_size=(80, 60)).tolist() == [0, 3, 1, 2, 4]
+    assert viz.select_matches(crowd, count=2).tolist() == [0, 1]
 
 
 def test_lines_run_from_point_to_point_whatever_size_the_photos_have() -> None:

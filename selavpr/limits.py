@@ -1,0 +1,129 @@
+"""What a visitor may cost: bytes sent here, and bytes fetched from an address they give.
+
+Gradio bounds the files it receives, but neither other requests nor what it fetches for one.
+The home of ``safehttpx``, by which Gradio refuses addresses inside its own network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx
+import safehttpx  # type: ignore[import-untyped]
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+FETCH_SECONDS = 30.0
+"""A photo that takes longer to come is given up: it would hold up the line."""
+
+
+class BodyLimit:
+    """Refuses requests with a longer body, whatever they are for."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        """Stand before an app.
+
+        Args:
+            app: whatever answers requests.
+            limit: bytes.
+        """
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, as far as its body goes within the limit."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self._limit:
+            told = {"detail": f"A request may hold {self._limit // 2**20} MB at most."}
+            await JSONResponse(told, 413)(scope, receive, send)
+            return
+        got = 0
+
+        async def counted() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            # Longer than announced, or not announced: as if the visitor had gone.
+            return message if got <= self._limit else {"type": "http.disconnect"}
+
+        await self._app(scope, counted, send)
+
+
+class BoundedFetch(httpx.AsyncBaseTransport):
+    """Fetches from public addresses only, so many bytes and seconds at most."""
+
+    def __init__(
+        self,
+        limit: int,
+        refuse: Callable[[str], Exception],
+        *,
+        seconds: float = FETCH_SECONDS,
+        reach: Callable[[str], Awaitable[httpx.AsyncBaseTransport]] | None = None,
+    ) -> None:
+        """Set the bounds.
+
+        Args:
+            limit: bytes.
+            refuse: makes the error that tells a visitor why.
+            seconds: from the request to the last byte.
+            reach: opens the way to a host; to a public one only by default.
+        """
+        self._limit, self._refuse, self._seconds = limit, refuse, seconds
+        self._reach = reach or self._public
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer one request, redirects included: each is a request of its own."""
+        until = time.monotonic() + self._seconds
+        # Packed, a few bytes could become gigabytes in memory.
+        request.headers["Accept-Encoding"] = "identity"
+        way = await self._reach(request.url.host)
+        try:
+            reply = await way.handle_async_request(request)
+        except httpx.HTTPError as error:
+            raise self._refuse("The photo's address does not answer.") from error
+        if reply.headers.get("content-encoding", "identity") != "identity":
+            await reply.aclose()
+            raise self._refuse("The photo's address sends it packed; give the photo itself.")
+        assert isinstance(reply.stream, httpx.AsyncByteStream)
+        stream = _Counted(reply.stream, way, self._limit, until, self._refuse)
+        return httpx.Response(reply.status_code, headers=reply.headers, stream=stream)
+
+    async def _public(self, host: str) -> httpx.AsyncBaseTransport:
+        try:
+            address = await safehttpx.async_validate_url(host)
+        except ValueError as error:
+            raise self._refuse("The photo's address is none that anybody can reach.") from error
+        way: httpx.AsyncBaseTransport = safehttpx.AsyncSecureTransport(address)
+        return way
+
+
+class _Counted(httpx.AsyncByteStream):
+    def __init__(
+        self,
+        stream: httpx.AsyncByteStream,
+        way: httpx.AsyncBaseTransport,
+        limit: int,
+        until: float,
+        refuse: Callable[[str], Exception],
+    ) -> None:
+        self._stream, self._way = stream, way
+        self._limit, self._until, self._refuse = limit, until, refuse
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        got = 0
+        async for chunk in self._stream:
+            got += len(chunk)
+            if got > self._limit:
+                raise self._refuse(
+                    f"The photo at that address is larger than {self._limit // 2**20} MB."
+                )
+            if time.monotonic() > self._until:
+                raise self._refuse("The photo's address answers too slowly.")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+        await self._way.aclose()

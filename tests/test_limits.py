@@ -1,0 +1,135 @@
+"""What a visitor may cost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from selavpr.limits import BodyLimit, BoundedFetch
+
+LIMIT = 2**20
+
+
+async def count(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(len(await request.body())))
+
+
+def send(content: bytes | AsyncIterator[bytes]) -> httpx.Response:
+    app = BodyLimit(Starlette(routes=[Route("/", count, methods=["POST"])]), LIMIT)
+
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return await client.post("/", content=content)
+
+    return asyncio.run(post())
+
+
+async def pieces(number: int) -> AsyncIterator[bytes]:
+    for _ in range(number):
+        yield bytes(2**16)
+
+
+def test_requests_pass_up_to_the_limit() -> None:
+    assert send(bytes(LIMIT)).text == str(LIMIT)
+    assert send(pieces(16)).text == str(LIMIT), "unannounced"
+
+
+def test_longer_requests_are_refused_before_they_are_read() -> None:
+    refused = send(bytes(LIMIT + 1))
+    assert refused.status_code == 413
+    assert refused.json() == {"detail": "A request may hold 1 MB at most."}
+    assert send(pieces(17)).status_code >= 400, "unannounced: cut off where it grows too long"
+
+
+class Elsewhere(httpx.AsyncBaseTransport):
+    """Another machine, which sends what it is told to and remembers what it was asked."""
+
+    def __init__(self, parts: Iterable[bytes], status: int = 200, **headers: str) -> None:
+        self.parts, self.status, self.headers = parts, status, headers
+        self.asked: list[httpx.Request] = []
+        self.closed = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        return httpx.Response(self.status, headers=self.headers, content=self._sent())
+
+    async def _sent(self) -> AsyncIterator[bytes]:
+        for part in self.parts:
+            yield part
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def fetch(elsewhere: httpx.AsyncBaseTransport, **options: Any) -> httpx.Response:
+    async def reach(host: str) -> httpx.AsyncBaseTransport:
+        assert host == "example.org"
+        return elsewhere
+
+    async def get() -> httpx.Response:
+        bounded = BoundedFetch(LIMIT, RuntimeError, reach=reach, **options)
+        async with httpx.AsyncClient(transport=bounded) as client:
+            return await client.get("https://example.org/photo.jpg")
+
+    return asyncio.run(get())
+
+
+def test_photo_at_an_address_comes_whole() -> None:
+    elsewhere = Elsewhere([b"a" * 1000, b"b"])
+    assert fetch(elsewhere).content == b"a" * 1000 + b"b"
+    assert elsewhere.asked[0].headers["accept-encoding"] == "identity"
+    assert elsewhere.closed == 1
+
+
+def endless() -> Iterable[bytes]:
+    while True:
+        yield bytes(2**16)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "options", "why"),
+    [
+        (lambda: Elsewhere(endless()), {}, "larger than 1 MB"),
+        (lambda: Elsewhere([b"x"]), {"seconds": -1.0}, "too slowly"),
+        (lambda: Elsewhere([b"x"], **{"content-encoding": "gzip"}), {}, "packed"),
+    ],
+)
+def test_what_would_cost_too_much_is_given_up(
+    elsewhere: Callable[[], Elsewhere], options: dict[str, float], why: str
+) -> None:
+    with pytest.raises(RuntimeError, match=why):
+        fetch(elsewhere(), **options)
+
+
+def test_machine_that_does_not_answer_is_said() -> None:
+    def silent(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectTimeout("no")
+
+    with pytest.raises(RuntimeError, match="does not answer"):
+        fetch(httpx.MockTransport(silent))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]"])
+def test_addresses_inside_the_network_are_refused(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unknown(host: str) -> list[str]:
+        return []
+
+    monkeypatch.setattr("safehttpx.async_resolve_hostname_google", unknown)
+
+    async def get() -> httpx.Response:
+        async with httpx.AsyncClient(transport=BoundedFetch(LIMIT, RuntimeError)) as client:
+            return await client.get(f"http://{host}/latest/meta-data")
+
+    with pytest.raises(RuntimeError, match="none that anybody can reach"):
+        asyncio.run(get())
