@@ -77,6 +77,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
             Batch(*(plan[f"{i}/{name}"].numpy() for name in ("rows", "same", "different")))
             for i in range(len(plan) // 3)
         )
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise OptionError(f"The checkpoint {path} is damaged; delete it to begin anew.") from error
     return Checkpoint(parts["trained"], parts["moments"], batches, about)

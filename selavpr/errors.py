@@ -14,9 +14,22 @@ be shown to a user as they stand::
     └── StoppedError     downloads that were stopped while one waited for its turn
 """
 
+LONGEST = 1000
+"""Characters of a message; the names and cells that it quotes may be a stranger's."""
+
 
 class SelaVPRError(Exception):
-    """Base of all errors a user can cause; its text is safe to show."""
+    """Base of all errors a user can cause; its text is safe to show: one line, of bounded length.
+
+    What is too long is cut in the middle: the end often says what to do.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        """Keep the sentences."""
+        line = " ".join(message.splitlines())
+        if len(line) > LONGEST:
+            line = f"{line[: LONGEST - 300]} … {line[-290:]}"
+        super().__init__(line)
 
 
 class PhotoError(SelaVPRError):

@@ -167,7 +167,8 @@ def _decode(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise PhotoError(_too_large(name, max_pixels))
-    if getattr(image, "n_frames", 1) > 1 and image.format not in _MULTI_FRAME_PHOTOS:
+    # Not n_frames: a GIF or TIFF of a million pages would be walked through to count them.
+    if getattr(image, "is_animated", False) and image.format not in _MULTI_FRAME_PHOTOS:
         raise PhotoError(f"{name} is an animation or has several pages; save one picture of it.")
     try:
         image.load()

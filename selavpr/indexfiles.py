@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -246,7 +247,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError("it is too large")
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        value = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=_no_constant,
+            parse_int=_whole,
+            parse_float=_real,
+        )
         if not isinstance(value, dict):
             raise ValueError("it does not hold a JSON object")
     except OSError as error:
@@ -258,6 +264,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _whole(text: str) -> int:
+    # JSON's whole numbers have no end, and what computes with them has.
+    if len(text) > 19:
+        raise ValueError(f"{text:.20} is too large")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text:.20} is too large")
+    return value
 
 
 def read_sums(path: Path) -> dict[str, str]:

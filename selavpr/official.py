@@ -6,11 +6,12 @@ brought to our names; nothing in the file is run.
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import re
 import struct
+import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ def load_official(path: str | os.PathLike[str]) -> Weights:
         raise WeightsError(
             f"{path.name} holds no model_state_dict; it is not a SelaVPR checkpoint."
         )
+    # Strides of 0 make a tensor of any size out of one number, and "meta" ones have no numbers.
+    claimed = sum(x.numel() * x.element_size() for x in state.values())
+    if claimed > path.stat().st_size or any(x.is_meta for x in state.values()):
+        raise WeightsError(f"{path.name} holds fewer numbers than its tensors claim; get it anew.")
     trained: State = {}
     frozen: State = {}
     for name, tensor in state.items():
@@ -133,6 +138,11 @@ def _unpickle(path: Path) -> Any:
         names += [f"{package}._reconstruct", f"{package}.scalar"]
     stand_ins: list[Any] = [(_Inert, name) for name in names]
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                # PyTorch packs nothing: what unpacks to more than the file is made to fill memory.
+                if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("it is compressed")
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
@@ -157,6 +167,6 @@ def _number(checkpoint: Mapping[str, Any], key: str) -> float | None:
         kind, raw = value.args
         if isinstance(kind, _Inert) and kind.args[:1] == ("f8",) and len(raw) == 8:
             value = struct.unpack("<d", raw)[0]
-    if isinstance(value, (int, float)) and math.isfinite(value):
+    if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max:
         return float(value)
     return None

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
 from collections.abc import Mapping
@@ -133,7 +132,8 @@ def read_recipe(path: str | os.PathLike[str], **changes: Any) -> Recipe:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Beside TOMLDecodeError, numbers of thousands of digits and lists without end.
+    except (ValueError, RecursionError) as error:
         raise OptionError(f"The recipe {path} is not valid TOML: {error}.") from error
     return from_dict({**values, **changes})
 
@@ -166,4 +166,5 @@ def _list(names: set[str]) -> str:
 
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    # Not isfinite, which fails for a whole number beyond any float.
+    return is_number and abs(value) <= sys.float_info.max

@@ -6,8 +6,8 @@ All are frozen dataclasses. Tensors inside them are never written to after const
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -71,7 +71,8 @@ class ModelConfig:
             raise OptionError(f"antialias must be true or false, not {self.antialias!r}.")
         if isinstance(self.adapter_scale, bool) or not isinstance(self.adapter_scale, (int, float)):
             raise OptionError(f"adapter_scale must be a number, not {self.adapter_scale!r}.")
-        if not math.isfinite(self.adapter_scale):
+        # Not isfinite, which fails for a whole number beyond any float, as JSON may hold.
+        if not abs(self.adapter_scale) <= sys.float_info.max:
             raise OptionError(f"adapter_scale must be finite, not {self.adapter_scale!r}.")
 
     @classmethod

@@ -274,11 +274,12 @@ class ArrayWriter:
         self._folder = folder
         self._codec = codec
         self._files: list[io.BufferedWriter] = []
+        self._open = contextlib.ExitStack()  # closes all, also when one cannot be written out
 
     def __enter__(self) -> ArrayWriter:
         """Open the files."""
         for name, (dtype, columns) in self._codec.arrays.items():
-            file = (self._folder / name).open("wb")
+            file = self._open.enter_context((self._folder / name).open("wb"))
             self._files.append(file)
             shape = (self._rows, columns) if columns else (self._rows,)
             descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
@@ -293,8 +294,7 @@ class ArrayWriter:
 
     def __exit__(self, *_: object) -> None:
         """Close the files."""
-        for file in self._files:
-            file.close()
+        self._open.close()
 
 
 class _EntrySample:

@@ -34,8 +34,16 @@ KEPT = 3
 """Findings kept of one cause; more are only counted."""
 
 
-def fuzz(names: list[str], seed: int, minutes: float, out: Path) -> int:
-    """Fuzz targets in turn, all for the same time; returns how many causes were found."""
+def fuzz(names: list[str], seed: int, minutes: float, cases: int | None, out: Path) -> int:
+    """Fuzz targets in turn, all for the same time; returns how many causes were found.
+
+    Args:
+        names: of targets.
+        seed: of all chance.
+        minutes: for all together.
+        cases: of each target at most.
+        out: folder for findings.
+    """
     numbers = dict.fromkeys(names, 0)
     tallies: dict[str, Counter[str]] = {name: Counter() for name in names}
     causes: Counter[tuple[str, str, str]] = Counter()
@@ -44,11 +52,15 @@ def fuzz(names: list[str], seed: int, minutes: float, out: Path) -> int:
         count = len(TARGETS[name].seeds)
         print(f"{name}: {count} seeds in {time.monotonic() - began:.1f} s", flush=True)
     until = time.monotonic() + 60 * minutes
-    turns = itertools.cycle(names)
-    while (left := until - time.monotonic()) > 0:
-        name = next(turns)
+    open_ended = cases or sys.maxsize
+    for name in itertools.cycle(names):
+        left = until - time.monotonic()
+        if left <= 0 or min(numbers.values()) >= open_ended:
+            break
         turn = min(TURN_S, left, 60 * minutes / len(names))
-        for found in watched(TARGETS[name].run, _cases(name, seed, numbers[name]), turn):
+        for found in watched(
+            TARGETS[name].run, _cases(name, seed, numbers[name], open_ended), turn
+        ):
             numbers[name] = max(numbers[name], found.number + 1)
             tallies[name][found.kind] += 1
             if found.is_finding:
@@ -65,8 +77,8 @@ def fuzz(names: list[str], seed: int, minutes: float, out: Path) -> int:
     return len(causes)
 
 
-def _cases(name: str, seed: int, start: int) -> Iterator[tuple[int, Files]]:
-    for number in itertools.count(start):
+def _cases(name: str, seed: int, start: int, stop: int) -> Iterator[tuple[int, Files]]:
+    for number in range(start, stop):
         yield number, TARGETS[name].case(name, seed, number)
 
 
@@ -97,6 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tools.fuzz", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--minutes", type=float, default=60.0, help="all targets together (default %(default)s)")
+    add("--cases", type=int, help="of each target at most (default: as many as there is time for)")
     add("--seed", type=int, default=1)
     add("--target", action="append", choices=sorted(TARGETS), help="default: all")
     add("--out", type=Path, default=Path("fuzz-findings"), help="folder for findings")
@@ -108,7 +121,8 @@ def main() -> int:
     os.nice(19)
     if args.replay:
         return max(replay(folder) for folder in args.replay)
-    return int(fuzz(args.target or list(TARGETS), args.seed, args.minutes, args.out) > 0)
+    names = args.target or list(TARGETS)
+    return int(fuzz(names, args.seed, args.minutes, args.cases, args.out) > 0)
 
 
 if __name__ == "__main__":
