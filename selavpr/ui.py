@@ -40,6 +40,9 @@ MAX_REQUEST = MAX_UPLOAD + 2**20
 KEEP_SECONDS = 3600
 """Uploads and drawn pictures are deleted after this long, sessions forgotten."""
 
+ATTEMPTS = 3
+"""To start serving, on a machine that is too busy to answer itself."""
+
 QUEUE = 40
 """Visitors that may wait; more are told to come back."""
 
@@ -307,14 +310,21 @@ def launch(
         },
     )
     try:
-        _, address, _ = start()
-    except ValueError as error:
-        if "localhost" not in str(error):
-            raise
-        raise OptionError(
-            "The page is being served, but this machine does not reach it: except localhost from "
-            "the proxy (NO_PROXY=localhost,127.0.0.1), or try again when less is going on."
-        ) from error
+        for attempt in range(ATTEMPTS):
+            try:
+                _, address, _ = start()
+                break
+            except ValueError as error:
+                # Gradio asks itself for the page, and gives up if that takes three seconds.
+                if "localhost" not in str(error):
+                    raise
+                demo.close(verbose=False)
+                if attempt + 1 == ATTEMPTS:
+                    raise OptionError(
+                        "The page is served, but this machine does not reach it: except localhost "
+                        "from the proxy (NO_PROXY=localhost,127.0.0.1), or try again when the "
+                        "machine is less busy."
+                    ) from error
     except OSError as error:
         raise OptionError(
             f"The page cannot be served at {host or 'this machine'}, port {port or 'any'}: another "

@@ -254,6 +254,18 @@ def test_names_are_shown_and_not_obeyed(visit) -> None:  # type: ignore[no-untyp
     expect(shown).to_have_text(NASTY)
     assert visitor.page.locator("[onclick]").count() == 0
     expect(visitor.page.locator(".sv-credits")).to_contain_text("<i>nobody</i>")
+    expect(visitor.page.locator(".sv-credit")).to_contain_text("Photo: nobody · CC0")
+
+
+def test_page_on_the_api_opens_by_its_address(visit, server: Server) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.page.goto(f"{server.address}?view=api")
+    told = visitor.page.locator(".api-docs")
+    for words in ("/locate", "/matches", "city: name of the index to search"):
+        expect(told).to_contain_text(words, timeout=PATIENCE)
+    expect(told).not_to_contain_text("[object Object]")
+    # Without --mcp there is no such schema, which the page finds out by asking for it.
+    visitor.complaints[:] = [c for c in visitor.complaints if "mcp/schema" not in c]
 
 
 def test_what_is_not_a_photo_is_said_at_once(visit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -540,8 +552,7 @@ def test_axe_finds_nothing_serious(visit, scheme: str) -> None:  # type: ignore[
     script = next(Path(axe.__file__).parent.rglob("axe.min.js")).read_text(encoding="utf-8")
     visitor = visit(color_scheme=scheme)
     visitor.try_example()
-    for name in ("Options", "How it works"):
-        visitor.page.get_by_role("button", name=name).click()
+    visitor.page.get_by_role("button", name="Options").click()
     expect(visitor.page.locator(".sv-how")).to_be_visible()
     for frame in visitor.page.frames:
         frame.evaluate(script)

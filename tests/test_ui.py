@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_recognizer import FakeRecognizer, drawn_street
 from fake_server import Server, serving
+from gradio import processing_utils
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -93,6 +97,15 @@ def test_only_the_two_endpoints_are_public_and_they_are_documented(client: Clien
     names = [p["parameter_name"] for p in endpoints["/locate"]["parameters"]]
     assert names == ["photo", "city", "top_k", "rerank", "rerank_depth"]
     assert "error radii" in endpoints["/locate"]["description"]
+    labels = [p["label"] for p in endpoints["/matches"]["parameters"]]
+    assert labels == [
+        "street photo",
+        "city: name of the index to search",
+        "candidates to return",
+        "order by matched details",
+        "candidates to re-rank",
+        "rank of the candidate, 1 for the best",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +172,19 @@ def test_leaflet_is_served_and_other_files_are_not(address: str, tmp_path: Path)
         assert status(f"{address}gradio_api/file={path}") in (403, 404), path
 
 
+def test_request_that_is_too_long_is_refused_before_it_comes(address: str) -> None:
+    at = urllib.parse.urlsplit(address)
+    connection = http.client.HTTPConnection(at.hostname or "", at.port, timeout=10)
+    connection.putrequest("POST", "/gradio_api/queue/join")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(10**9))
+    connection.endheaders()  # and not a byte of it
+    reply = connection.getresponse()
+    assert reply.status == 413
+    assert json.load(reply) == {"detail": "A request may hold 31 MB at most."}
+    connection.close()
+
+
 def test_visitors_get_their_own_answers(address: str, town: FakeRecognizer, tmp_path: Path) -> None:
     wanted, got, clients = {}, {}, []
     for number in range(3):
@@ -205,6 +231,55 @@ def test_mcp_without_its_packages_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "mcp", None)
     with pytest.raises(OptionError, match="gradio\\[mcp\\]"):
         ui.launch(None, mcp=True)
+
+
+class Unstarted:
+    """A page whose start fails so many times."""
+
+    def __init__(self, site: Path, *failures: Exception) -> None:
+        self.site = SimpleNamespace(folder=site, recognizers={})
+        self.failures = list(failures)
+        self.closed = 0
+
+    def queue(self, **options: object) -> None:
+        pass
+
+    def launch(self, **options: object) -> tuple[None, str, None]:
+        if self.failures:
+            raise self.failures.pop(0)
+        return None, "http://127.0.0.1:7860/", None
+
+    def close(self, **options: object) -> None:
+        self.closed += 1
+
+
+LATE = "When localhost is not accessible, a shareable link must be created."
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        ([OSError("Cannot find empty port in range: 80-80.")], "port 80: another program may"),
+        ([ValueError(LATE)] * 3, "does not reach it: except localhost from the proxy"),
+    ],
+)
+def test_start_that_fails_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: list[Exception], said: str
+) -> None:
+    monkeypatch.setattr(processing_utils, "async_transport", None)
+    with pytest.raises(OptionError, match=said):
+        ui.launch(Unstarted(tmp_path, *failures), port=80)
+
+
+def test_start_on_a_busy_machine_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processing_utils, "async_transport", None)
+    page = Unstarted(tmp_path, ValueError(LATE), ValueError(LATE))
+    assert ui.launch(page) == "http://127.0.0.1:7860/"
+    assert page.closed == 2
+    with pytest.raises(ValueError, match="other"):
+        ui.launch(Unstarted(tmp_path, ValueError("some other thing")))
 
 
 def test_without_a_city_the_page_says_what_to_do() -> None:

@@ -1,73 +1,115 @@
 """Take the README's pictures of the app: screenshots, and an animation of the flow.
 
-    python tools/screenshots.py                    # writes assets/docs/
+    python tools/screenshots.py                    # writes assets/readme/
     python tools/screenshots.py --out /tmp/shots --example 3
 
-Starts the app on this machine and drives the system's chromium through playwright. All files
-together stay below 1.5 MB.
+Starts the app on this machine and drives chromium through playwright. Every picture is taken once
+the page has come to rest, so a slow machine gives the same ones. What is too large is written again
+with less quality, until all files together stay below 1.5 MB.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = "/usr/bin/chromium"
-OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+sys.path.insert(0, str(ROOT))
+
+from selavpr import bundle  # noqa: E402 - the tool runs from anywhere
+from selavpr.cards import Example  # noqa: E402
+
+OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+DESKTOP, WIDE = {"width": 1280, "height": 860}, {"width": 1200, "height": 630}
+PHONE = {"width": 390, "height": 844}
 LIMIT_BYTES = 1_500_000
-PATIENCE_MS = 120_000
-ANIMATION_WIDTH = 880
+QUALITIES = (80, 70, 60, 50, 40)
+PATIENCE_MS = 600_000
+ANIMATION_WIDTH = 960
+RIGHT_M = 25.0
+"""An answer this close to the truth may stand in the README."""
+
+Frame = tuple[Image.Image, int]
+"""A picture, and how long it stays in milliseconds."""
 
 
 @contextmanager
 def app() -> Iterator[str]:
     """The app's address while it runs."""
-    server = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert server.stdout
-    try:
-        yield server.stdout.readline().strip()
-    finally:
-        server.terminate()
-        server.wait()
+    with tempfile.TemporaryDirectory() as uploads:
+        server = subprocess.Popen(
+            [sys.executable, "app.py"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "GRADIO_TEMP_DIR": uploads},
+        )
+        assert server.stdout
+        try:
+            address = server.stdout.readline().strip()
+            if not address:
+                raise SystemExit("The app did not start; it says why above.")
+            yield address
+        finally:
+            server.terminate()
+            server.wait()
 
 
 @contextmanager
 def opened(browser: Browser, address: str, **options: object) -> Iterator[Page]:
-    """The page in a fresh browser window."""
-    context = browser.new_context(**{"viewport": DESKTOP, "locale": "en-US", **options})
+    """The page in a fresh browser window, at rest."""
+    context = browser.new_context(
+        **{"viewport": DESKTOP, "locale": "en-US", "reduced_motion": "reduce", **options}
+    )
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
-    page.goto(address)
+    page.goto(address, timeout=PATIENCE_MS)
     map_drawn(page)
     yield page
     context.close()
 
 
 def map_drawn(page: Page) -> None:
-    """Wait until the map shows its basemap, and the view has come to rest."""
+    """Wait until a map shows its basemap, or its pins."""
     page.wait_for_function(
         "[...document.querySelectorAll('iframe.sv-map')].some((f) => f.offsetParent"
         " && f.contentDocument.querySelector('canvas, .pin'))"
     )
-    page.wait_for_timeout(1500)
 
 
-def locate(page: Page, example: int) -> None:
-    """Try an example and wait for all that explains it."""
-    page.locator(f'[data-example="{example}"]').click()
-    explained(page)
+def picture(page: Page) -> Image.Image:
+    """What the window shows once it has come to rest: twice the same."""
+    shown = b""
+    for _ in range(40):
+        before, shown = shown, page.screenshot()
+        if shown == before:
+            break
+        page.wait_for_timeout(400)
+    return Image.open(io.BytesIO(shown)).convert("RGB")
+
+
+def scroll(page: Page, selector: str) -> None:
+    """Bring a part of the page to the top of the window."""
+    page.locator(selector).first.evaluate(
+        "(part) => scrollTo({top: part.getBoundingClientRect().top + scrollY - 16})"
+    )
 
 
 def explained(page: Page) -> None:
@@ -77,106 +119,169 @@ def explained(page: Page) -> None:
     map_drawn(page)
 
 
-def picture(page: Page) -> Image.Image:
-    """What the window shows."""
-    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+def press(page: Page, what: Locator) -> Frame:
+    """The window with a ring around the pointer, just before it clicks."""
+    what.scroll_into_view_if_needed()
+    box = what.bounding_box()
+    assert box
+    frame = picture(page)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    draw = ImageDraw.Draw(frame, "RGBA")
+    draw.ellipse((x - 26, y - 26, x + 26, y + 26), fill=(245, 158, 11, 90))
+    draw.ellipse((x - 26, y - 26, x + 26, y + 26), outline=(255, 255, 255, 255), width=3)
+    what.click()
+    return frame, 900
 
 
-def scrolled(page: Page, selector: str) -> Image.Image:
-    """What the window shows with a part of the page at its top."""
-    page.locator(selector).first.evaluate(
-        "(part) => scrollTo({top: part.getBoundingClientRect().top + scrollY - 16})"
-    )
-    page.wait_for_timeout(600)
-    return picture(page)
-
-
-def flow(page: Page, example: int) -> list[tuple[Image.Image, int]]:
-    """The frames of the animation, each with how long it stays, in milliseconds."""
-    frames = [(picture(page), 1600)]
-    page.locator(f'[data-example="{example}"]').hover()
-    frames.append((picture(page), 500))
-    page.locator(f'[data-example="{example}"]').click()
-    page.wait_for_timeout(700)
-    frames.append((picture(page), 700))
+def flow(page: Page, photo: Path) -> list[Frame]:
+    """The frames of the animation: upload, answer, matches, another candidate, back to the map."""
+    frames = [(picture(page), 1400)]
+    page.locator('#sv-photo input[type="file"]').first.set_input_files(photo)
+    page.locator("#sv-photo img").first.wait_for()
+    frames.append((picture(page), 1000))
+    frames.append(press(page, page.locator("#sv-locate")))
     explained(page)
     page.evaluate("scrollTo({top: 0})")
+    frames.append((picture(page), 2600))
+    scroll(page, ".sv-columns")
+    frames.append((picture(page), 2000))
+    scroll(page, "#sv-picked")
     frames.append((picture(page), 2400))
-    frames.append((scrolled(page, ".sv-columns"), 2200))
-    frames.append((scrolled(page, ".sv-picked"), 2400))
-    page.get_by_label("Only what agrees on one geometry").check()
-    page.wait_for_timeout(2500)
-    frames.append((scrolled(page, ".sv-picked"), 1800))
-    before = page.locator("#sv-matches img").get_attribute("src")
-    page.locator(".sv-column.sv-rerank .sv-card").nth(1).click()
+    scroll(page, ".sv-columns")
+    drawn = page.locator("#sv-matches img").get_attribute("src")
+    frames.append(press(page, page.locator(".sv-column.sv-rerank .sv-card").nth(1)))
     page.wait_for_function(
-        "(old) => document.querySelector('#sv-matches img')?.src !== old", arg=before
+        "(old) => document.querySelector('#sv-matches img')?.src !== old", arg=drawn
     )
-    page.wait_for_timeout(600)
-    frames.append((scrolled(page, ".sv-picked"), 1800))
-    frames.append((scrolled(page, ".sv-heat"), 2200))
+    scroll(page, "#sv-picked")
+    frames.append((picture(page), 2000))
+    scroll(page, ".sv-heat")
+    frames.append((picture(page), 2000))
+    page.evaluate("scrollTo({top: 0})")
+    frames.append((picture(page), 2200))
     return frames
 
 
-def animate(frames: list[tuple[Image.Image, int]], path: Path) -> None:
-    """Write an animated WebP."""
-    height = round(ANIMATION_WIDTH * DESKTOP["height"] / DESKTOP["width"])
-    small = [
-        frame.resize((ANIMATION_WIDTH, height), Image.Resampling.LANCZOS) for frame, _ in frames
-    ]
+def take(
+    address: str, example: int, photo: Path, browser_path: str | None
+) -> dict[str, list[Frame]]:
+    """All pictures of a running app, by the name of their file."""
+    taken: dict[str, list[Frame]] = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=list(OPTIONS))
+
+        def shot(name: str, part: str | None = None, **options: object) -> None:
+            with opened(browser, address, **options) as page:
+                page.locator(f'[data-example="{example}"]').click()
+                explained(page)
+                page.mouse.move(0, 0)
+                if part:
+                    scroll(page, part)
+                else:
+                    page.evaluate("scrollTo({top: 0})")
+                taken[name] = [(picture(page), 0)]
+
+        with opened(browser, address) as page:
+            taken["flow.webp"] = flow(page, photo)
+        shot("result.webp")
+        shot("evidence.webp", "#sv-picked")
+        shot("dark-chinese.webp", color_scheme="dark", locale="zh-CN")
+        phone = {"viewport": PHONE, "is_mobile": True, "has_touch": True}
+        shot("phone.webp", ".sv-verdict", device_scale_factor=2, **phone)
+        shot("thumbnail.jpg", viewport=WIDE)
+        browser.close()
+    return taken
+
+
+def write(frames: Sequence[Frame], path: Path, quality: int) -> int:
+    """Write one picture, or an animation of several; its size in bytes."""
+    first = frames[0][0]
+    if len(frames) == 1:
+        first.save(path, quality=quality, method=6)
+        return path.stat().st_size
+    size = (ANIMATION_WIDTH, round(ANIMATION_WIDTH * first.height / first.width))
+    small = [frame.resize(size, Image.Resampling.LANCZOS) for frame, _ in frames]
     small[0].save(
         path,
         save_all=True,
         append_images=small[1:],
         duration=[stay for _, stay in frames],
         loop=0,
-        quality=72,
+        quality=quality,
         method=6,
     )
+    return path.stat().st_size
+
+
+def write_all(taken: dict[str, list[Frame]], out: Path, limit: int = LIMIT_BYTES) -> int:
+    """Write all pictures with the best quality at which they stay below the limit together.
+
+    Returns:
+        Their size in bytes; above the limit where even the least quality does not do.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    total = 0
+    for quality in QUALITIES:
+        total = sum(write(frames, out / name, quality) for name, frames in taken.items())
+        if total <= limit:
+            break
+    return total
+
+
+def best_example(address: str, examples: Sequence[Example]) -> int:
+    """The first example that is answered rightly and most surely; 0 where none is."""
+    from gradio_client import Client, handle_file
+
+    from selavpr.geo import Location
+
+    kinds = ("sure", "probably", "unsure")
+    found: list[tuple[int, int]] = []
+    client = Client(address, verbose=False)
+    for i, example in enumerate(examples):
+        answer = client.predict(photo=handle_file(example.photo), api_name="/locate")
+        here = Location(answer["location"]["lat"], answer["location"]["lon"])
+        right = example.truth is not None and here.distance_m(example.truth) <= RIGHT_M
+        if right and answer["verdict"] in kinds:
+            found.append((kinds.index(answer["verdict"]), i))
+    client.close()
+    return min(found)[1] if found else 0
 
 
 def main() -> int:
     """Write all pictures; 1 when they are too large."""
     parser = argparse.ArgumentParser(description="Take the README's pictures of the app.")
-    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "docs")
-    parser.add_argument("--example", type=int, default=0, help="which example photo, from 0")
-    parser.add_argument("--address", help="of an app that runs already")
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "readme")
+    parser.add_argument("--example", type=int, help="from 0; default: one answered rightly, surely")
+    parser.add_argument("--address", help="of an app that runs already with the bundled city")
+    parser.add_argument(
+        "--browser",
+        default=shutil.which("chromium") or shutil.which("google-chrome"),
+        help="default: the system's chromium, or else playwright's own",
+    )
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    examples = bundle.read_examples(ROOT / "assets" / "examples")
+    if not examples:
+        raise SystemExit("assets/examples offers no photos to show the app with.")
     if args.address:
-        take(args.address, args.out, args.example)
+        taken = pictures(args.address, args.example, examples, args.browser)
     else:
         with app() as address:
-            take(address, args.out, args.example)
-    total = 0
-    for path in sorted(args.out.glob("*.webp")):
-        total += path.stat().st_size
-        print(f"{path.stat().st_size / 1e3:8.0f} kB  {path}")
+            taken = pictures(address, args.example, examples, args.browser)
+    total = write_all(taken, args.out)
+    for name in taken:
+        print(f"{(args.out / name).stat().st_size / 1e3:8.0f} kB  {args.out / name}")
     if total > LIMIT_BYTES:
         print(f"together {total / 1e6:.2f} MB, more than {LIMIT_BYTES / 1e6} MB", file=sys.stderr)
     return int(total > LIMIT_BYTES)
 
 
-def take(address: str, out: Path, example: int) -> None:
-    """All pictures of a running app."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
-        with opened(browser, address) as page:
-            animate(flow(page, example), out / "flow.webp")
-        for name, options in {
-            "light": {},
-            "dark": {"color_scheme": "dark"},
-            "chinese": {"locale": "zh-CN"},
-            "phone": {"viewport": PHONE, "is_mobile": True, "has_touch": True},
-        }.items():
-            with opened(browser, address, **options) as page:
-                locate(page, example)
-                if name == "phone":
-                    scrolled(page, ".sv-verdict")
-                else:
-                    page.evaluate("scrollTo({top: 0})")
-                picture(page).save(out / f"{name}.webp", quality=80, method=6)
-        browser.close()
+def pictures(
+    address: str, example: int | None, examples: Sequence[Example], browser: str | None
+) -> dict[str, list[Frame]]:
+    """All pictures, with an example that is given or found to be good."""
+    chosen = best_example(address, examples) if example is None else example
+    print(f"example {chosen}: {examples[chosen].title}", flush=True)
+    return take(address, chosen, examples[chosen].photo, browser)
 
 
 if __name__ == "__main__":
