@@ -8,11 +8,12 @@ features are decoded and coded once more, which a note says.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,7 +247,8 @@ def _merge(new: Path, indexes: Sequence[PlaceIndex], name: str, title: str) -> l
             place = dataclasses.replace(row.place, place_id=place_id, image=image)
             rows.append(dataclasses.replace(row, place=place))
             keep.append(i)
-        descriptors.append(index.searcher.descriptors()[keep])
+        with _distrusted(index):
+            descriptors.append(index.searcher.descriptors()[keep])
     if dropped:
         notes.append(f"{dropped:,} photos that are in several of the indexes were taken once.")
     if renamed:
@@ -342,8 +344,15 @@ def _write(
 
 
 def _edited(index: PlaceIndex, keep: NDArray[np.int64], more: NDArray[np.float32]) -> Searcher:
-    try:
+    with _distrusted(index):
         return searchers.edited(index.searcher, keep, more)
+
+
+@contextlib.contextmanager
+def _distrusted(index: PlaceIndex) -> Iterator[None]:
+    """Its global search may come from a stranger."""
+    try:
+        yield
     except ValueError as error:
         raise IndexFileError(
             f"The global search in {index.folder} is damaged: {error}; build the index again."

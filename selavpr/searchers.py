@@ -73,17 +73,19 @@ class Searcher:
         """All descriptors ``[n, D]``, row by row; those of inverted lists as they were rounded.
 
         Raises:
-            ValueError: inverted lists name rows that do not exist.
+            ValueError: inverted lists name rows that do not exist, or leave rows out.
         """
         if not self.probes:
             return self.index.reconstruct_n(0, len(self))  # type: ignore[no-any-return]
-        out = np.empty((len(self), self.width), dtype=np.float32)
+        out = np.zeros((len(self), self.width), dtype=np.float32)
         for i, (rows, codes) in enumerate(self.lists()):
             if (rows < 0).any() or (rows >= len(out)).any():
                 raise ValueError("its lists name rows that do not exist")
             if len(rows):
                 packed = np.concatenate([_list_prefix(self.index, i, len(rows)), codes], axis=1)
                 out[rows] = self.index.sa_decode(np.ascontiguousarray(packed))
+        if not out.any(axis=1).all():
+            raise ValueError("its lists leave out rows")
         return out
 
     def lists(self) -> list[tuple[NDArray[np.int64], NDArray[np.uint8]]]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from engine_fixtures import COUNT, MANIFEST, content
 from selavpr import IndexFileError, OptionError, SelaVPR, editing, searchers, writing
 from selavpr.building import build
 from selavpr.index import PlaceIndex, verify
-from selavpr.indexfiles import BASEMAP, CODES, PHOTOS, manifest_text, read_manifest
+from selavpr.indexfiles import BASEMAP, CODES, GLOBAL, PHOTOS, manifest_text, read_manifest
 from selavpr.localcodecs import CODECS
 from selavpr.recognizer import Recognizer
 from selavpr.sources import SourcePhoto
@@ -215,6 +216,23 @@ def test_a_merger_finds_what_its_parts_find(
     for i in (1, 6, 9):
         found = recognizer.recognize(photos[i].path, top_k=COUNT)
         assert found.candidates[0].place.place_id == f"p{i}"
+
+
+@pytest.mark.parametrize(("row", "words"), [(10**9, "do not exist"), (0, "leave out rows")])
+def test_a_search_that_names_other_rows_is_refused(
+    photos: list[SourcePhoto], network: SelaVPR, tmp_path: Path, row: int, words: str
+) -> None:
+    for name, part in (("a", photos[:6]), ("b", photos[6:])):
+        build(tmp_path / name, part, network, MANIFEST, rank=4, search="ivf")
+    path = tmp_path / "b" / GLOBAL
+    index = faiss.read_index(str(path))
+    for number in range(index.nlist):
+        if size := index.invlists.list_size(number):
+            faiss.rev_swig_ptr(index.invlists.get_ids(number), size)[:] = row
+    faiss.write_index(index, str(path))
+    with pytest.raises(IndexFileError, match=f"global search in .*b is damaged: .*{words}"):
+        editing.merge(tmp_path / "all", [tmp_path / "a", tmp_path / "b"])
+    assert not (tmp_path / "all").exists()
 
 
 def test_a_merger_of_equal_codes_loses_nothing(
