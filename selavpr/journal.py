@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from selavpr.errors import OptionError
 from selavpr.weights import digest
 
@@ -28,15 +30,22 @@ class Journal:
             settings: everything that decides what the records say; JSON-able.
 
         Raises:
-            OptionError: the file cannot be read or written.
+            OptionError: the file cannot be read or written, or another process writes it.
         """
         key = digest(settings).partition(":")[2][:12]
         self.path = folder / f"{name}-{key}.jsonl"
         self.done: dict[str, dict[str, Any]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # Two would drop each other's lines; this lock ends with its process, however it ends.
+            self._lock = FileLock(self.path.with_suffix(".lock"))
+            self._lock.acquire(timeout=0)
             self._file: IO[bytes] = self.path.open("a+b")
             self._read()
+        except Timeout as error:
+            raise OptionError(
+                f"Another run is writing {self.path}; wait until it is done, or use another folder."
+            ) from error
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -65,8 +74,9 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the file."""
+        """Close the file, and let others write it."""
         self._file.close()
+        self._lock.release()
 
     def _read(self) -> None:
         """Take every whole line; a last one that was cut off, and what follows it, is dropped."""

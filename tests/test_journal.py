@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from selavpr import OptionError
 from selavpr.journal import Journal
 
+ROOT = Path(__file__).resolve().parent.parent
 RECORDS = {f"photo {i}": {"rows": [i, i + 1], "text": "ä\n"} for i in range(4)}
 
 
@@ -59,3 +62,29 @@ def test_no_place_to_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="Cannot keep records"):
         Journal(tmp_path / "file", "a", {})
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with Journal(tmp_path, "a", {"k": 1}) as journal:
+        journal.add("mine", {"x": 1})
+        with pytest.raises(OptionError, match=r"Another run is writing .*jsonl; wait until"):
+            Journal(tmp_path, "a", {"k": 1})
+        with Journal(tmp_path, "a", {"k": 2}) as other:  # of other settings
+            other.add("theirs", {})
+        journal.add("again", {"x": 2})
+    with Journal(tmp_path, "a", {"k": 1}) as journal:
+        assert journal.done == {"mine": {"x": 1}, "again": {"x": 2}}
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from selavpr.journal import Journal
+Journal(Path(sys.argv[1]), "a", {"k": 1}).add("done", {"x": 1})
+os._exit(9)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    assert done.returncode == 9
+    with Journal(tmp_path, "a", {"k": 1}) as journal:
+        assert journal.done == {"done": {"x": 1}}
