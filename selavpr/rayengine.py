@@ -77,8 +77,8 @@ class RayEngine:
 
     def __str__(self) -> str:
         """In words, for people."""
-        each = "a GPU each" if self.device == "cuda" else f"{self.threads} threads each"
-        return f"Ray: {self.workers} workers on {self.machines} machines, {each}"
+        each = "GPUs of each: 1" if self.device == "cuda" else f"threads of each: {self.threads}"
+        return f"Ray workers: {self.workers}, on machines: {self.machines}, {each}"
 
     def decides(self, model: SelaVPR) -> tuple[str, int]:
         """What of the machines decides the last bits: type of device, threads (0 on a GPU)."""
@@ -187,7 +187,11 @@ def _join(ray: Any) -> None:
 def _engine(ray: Any, device: str) -> RayEngine:
     """Share out what the machines of the cluster offer."""
     offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    graphics = [(int(offer["GPU"]), int(offer.get("CPU", 0))) for offer in offers if "GPU" in offer]
+    graphics = [
+        (int(offer["GPU"]), int(offer.get("CPU", 0)))
+        for offer in offers
+        if offer.get("GPU", 0) >= 1
+    ]
     kind = device.partition(":")[0]
     if kind == "cuda" or (kind == "auto" and graphics):
         if not graphics:

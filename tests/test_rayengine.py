@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,78 +18,42 @@ import pytest
 import torch
 from engine_fixtures import MANIFEST, content, draw_town
 
+import selavpr
 from selavpr import IndexFileError, OptionError, SelaVPR, building, cli, rayengine
 from selavpr.building import build, part_of
 from selavpr.featurecache import file_states
-from selavpr.index import PlaceIndex, work_folder
+from selavpr.index import PlaceIndex
 from selavpr.rayengine import RayEngine, connected
-from selavpr.sources import SourcePhoto, read_folder
+from selavpr.sources import SourcePhoto
 from selavpr.terminal import USER_ERROR
 
 PHOTOS = 10
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RayEngine]:
-    """Two machines of one core each, as far as Ray can tell; started once for this file."""
-    pytest.importorskip("ray")
-    utils = importlib.import_module("ray.cluster_utils")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # what a core group is, and what one process computes with
-    machines = utils.Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    machines.add_node(num_cpus=1)
-    patch = pytest.MonkeyPatch()
-    patch.setenv(rayengine.ADDRESS, machines.address)
-    try:
-        with connected("cpu") as engine:
-            yield engine
-    finally:
-        patch.undo()
-        machines.shutdown()
-        torch.set_num_threads(threads)
+BUILDER = Path(__file__).parent / "ray_builder.py"
 
 
-@pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Ten photos, in parts of two; one is none."""
-    monkeypatch.setattr(building, "PART", 2)
-    folder = draw_town(tmp_path / "source", PHOTOS)
-    (folder / "images" / "5.png").write_bytes(b"no photo")
-    return folder
-
-
-def test_same_bytes_stopped_resumed_and_from_the_command_line(
-    cluster: RayEngine, network: SelaVPR, source: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    assert cluster == RayEngine("cpu", workers=2, machines=2, threads=1)
-    photos = read_folder(source)
-    seen: list[tuple[int, int]] = []
-
-    def stop(done: int, total: int) -> None:
-        seen.append((done, total))
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "b", photos, network, MANIFEST, engine=cluster, progress=stop)
-    assert seen == [(2, PHOTOS), (4, PHOTOS), (6, PHOTOS)]
-    kept = {path.name for path in (work_folder(tmp_path / "b") / "parts").iterdir()}
-    assert len(kept) == 3
-
-    monkeypatch.setattr(SelaVPR, "from_pretrained", lambda *_, **__: network)
-    made = {}
-    for name, engine in (("a", "local"), ("b", "ray")):
-        command = ["index", "build", str(tmp_path / name), "--from", str(source), "--name", "x",
-                   "--engine", engine, "--quiet", "--device", "cpu"]  # fmt: skip
-        assert cli.main(command) == 0
-        made[name] = capsys.readouterr()
-    assert "left out: 5.png is not a photo" in made["a"].err
-    words = "selavpr: Ray: 2 workers on 2 machines, 1 threads each\n"
-    assert made["b"].err == words + made["a"].err
-    one, many = (PlaceIndex.open(tmp_path / name) for name in ("a", "b"))
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="needs Ray")
+def test_same_bytes_stopped_resumed_and_from_the_command_line(tmp_path: Path) -> None:
+    """See ray_builder.py: the same photos on a cluster and in one process; one photo is none."""
+    source = draw_town(tmp_path / "source", PHOTOS)
+    (source / "images" / "5.png").write_bytes(b"no photo")
+    done = subprocess.run(
+        [sys.executable, str(BUILDER), str(source), str(tmp_path)],
+        capture_output=True, text=True, timeout=900, cwd=BUILDER.parent.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(BUILDER.parent.parent),
+                                                          str(BUILDER.parent)]),
+             "RAY_raylet_start_wait_time_s": "300"},  # machines that test are busy
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["engine"] == ["cpu", 2, 2, 1]
+    # Stopped after three parts of two photos; only those are kept, and not made again.
+    assert seen["progress"] == [[2, PHOTOS], [4, PHOTOS], [6, PHOTOS]] and seen["parts"] == 3
+    (one_code, one_said), (ray_code, ray_said) = seen["one"], seen["ray"]
+    assert (one_code, ray_code) == (0, 0) and "left out: 5.png is not a photo" in one_said
+    assert ray_said == "selavpr: Ray workers: 2, on machines: 2, threads of each: 1\n" + one_said
+    one, many = (PlaceIndex.open(tmp_path / name) for name in ("one", "ray"))
     assert (one.searcher.descriptors() == many.searcher.descriptors()).all()  # to the last bit
     first, second = content(one.folder), content(many.folder)
     about = [json.loads(files.pop("manifest.json")) for files in (first, second)]
@@ -94,51 +61,42 @@ def test_same_bytes_stopped_resumed_and_from_the_command_line(
     assert about[0]["files"] == about[1]["files"]
 
 
-def test_what_a_worker_finds_wrong_is_said_in_our_words(
-    cluster: RayEngine, network: SelaVPR, source: Path, tmp_path: Path
-) -> None:
-    broken = SelaVPR(network.config).eval()
-    torch.nn.init.constant_(broken.backbone.norm.weight, torch.inf)
-    with pytest.raises(IndexFileError, match=r"^The model gives values that are not finite"):
-        build(tmp_path / "x", read_folder(source), broken, MANIFEST, engine=cluster)
+# Without a cluster
+
+
+def worker(network: SelaVPR, monkeypatch: pytest.MonkeyPatch, **change: Any) -> rayengine._Worker:
+    """A worker in this process."""
+    about: dict[str, Any] = {
+        "version": selavpr.__version__, "weights": network.to_weights(), "device": "cpu",
+        "precision": "float32", "threads": torch.get_num_threads(), "batch_size": 2, "states": [],
+    }  # fmt: skip
+    monkeypatch.setattr(rayengine, "load", lambda: SimpleNamespace(get=lambda task: task))
+    return rayengine._Worker(rayengine._Task(**{**about, **change}))
 
 
 def test_a_worker_makes_what_one_process_makes(
-    cluster: RayEngine, network: SelaVPR, photos: list[SourcePhoto]
+    network: SelaVPR, photos: list[SourcePhoto], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker's own code, in this process."""
     paths = [photo.path for photo in photos[:3]]
-    made = worker(network)({"number": 7, "paths": b"\0".join(os.fsencode(path) for path in paths)})
+    row = {"number": 7, "paths": b"\0".join(os.fsencode(path) for path in paths)}
+    made = worker(network, monkeypatch)(row)
     assert made == {"number": 7, "part": part_of(paths, network, 2), "error": ""}
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": "0.0.1"}, "has selavpr 0.0.1"),
+        ({"version": "0.0.1"}, "this machine 0.0.1; install the same"),
         ({"states": [("/nowhere/a.jpg", 5, 1)]}, "does not see /nowhere/a.jpg"),
     ],
 )
 def test_a_machine_that_does_not_fit(
-    cluster: RayEngine, network: SelaVPR, photos: list[SourcePhoto], change: dict[str, Any],
-    words: str, monkeypatch: pytest.MonkeyPatch,
+    network: SelaVPR, photos: list[SourcePhoto], change: dict[str, Any], words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    if version := change.pop("version", ""):
-        monkeypatch.setattr(rayengine.selavpr, "__version__", version)
-        change["version"] = "0.0.2"
-    made = worker(network, **change)({"number": 0, "paths": os.fsencode(photos[0].path)})
+    row = {"number": 0, "paths": os.fsencode(photos[0].path)}
+    made = worker(network, monkeypatch, **change)(row)
     assert words in made["error"] and made["part"] == b""
-
-
-def worker(network: SelaVPR, **change: Any) -> rayengine._Worker:
-    about: dict[str, Any] = {
-        "version": rayengine.selavpr.__version__, "weights": network.to_weights(), "device": "cpu",
-        "precision": "float32", "threads": 1, "batch_size": 2, "states": [],
-    }  # fmt: skip
-    return rayengine._Worker(rayengine.load().put(rayengine._Task(**{**about, **change})))
-
-
-# Without a cluster
 
 
 class FakeRay:
@@ -180,6 +138,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
         ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 32.0}], "auto", RayEngine("cuda", 2, 1, 4)),
         ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 6.0, "GPU": 3.0}], "cuda", RayEngine("cuda", 5, 2, 2)),
         ([{"CPU": 9.0, "GPU": 2.0}], "cpu", RayEngine("cpu", 3, 1, 3)),
+        ([{"CPU": 9.0, "GPU": 0.0}], "auto", RayEngine("cpu", 3, 1, 3)),
+        ([{"CPU": 1.0, "GPU": 2.0}], "auto", RayEngine("cuda", 2, 1, 0)),
     ],
 )
 def test_sharing_out(
@@ -257,33 +217,54 @@ def test_a_cluster_that_does_not_let_us_in(fake: FakeRay, monkeypatch: pytest.Mo
     assert fake.calls == ["shutdown", "shutdown"]
 
 
-def test_a_cluster_that_fails(
-    fake: FakeRay, network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path,
+class FakeData:
+    """Ray Data that gives these rows, and then this error."""
+
+    DataContext = SimpleNamespace(get_current=SimpleNamespace)
+
+    def __init__(self, rows: list[dict[str, Any]], error: Exception | None = None) -> None:
+        self.rows = rows
+        self.error = error
+
+    def ActorPoolStrategy(self, size: int) -> int:
+        return size
+
+    def from_items(self, items: list[dict[str, Any]], override_num_blocks: int) -> FakeData:
+        assert override_num_blocks == len(items)  # or a part would wait for others
+        return self
+
+    def map(self, *_: Any, **options: Any) -> FakeData:
+        assert options["num_gpus"] == 0 and options["compute"] == 1
+        return self
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        yield from self.rows
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("kind", ["the cluster fails", "a worker says what is wrong"])
+def test_what_is_done_is_kept_when(
+    kind: str, fake: FakeRay, network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """What is done is kept; one process goes on from there."""
-    paths = [photo.path for photo in photos]
-
-    def rows() -> Iterator[dict[str, Any]]:
-        yield {"number": 1, "part": part_of(paths[4:8], network, 8), "error": ""}
-        raise RuntimeError("Traceback\nModuleNotFoundError: No module named 'selavpr'")
-
-    data = SimpleNamespace(
-        DataContext=SimpleNamespace(get_current=SimpleNamespace),
-        ActorPoolStrategy=lambda size: size,
-        from_items=lambda items, override_num_blocks: SimpleNamespace(
-            map=lambda *_, **__: SimpleNamespace(iter_rows=rows)
-        ),
-    )
+    part = part_of([photo.path for photo in photos[4:8]], network, 8)
+    data = FakeData([{"number": 1, "part": part, "error": ""}])
+    if kind == "the cluster fails":
+        data.error = RuntimeError("Traceback\nModuleNotFoundError: No module named 'selavpr'")
+        words = r"failed: ModuleNotFoundError.*goes on from there"
+    else:
+        data.rows.append({"number": 0, "part": b"", "error": "The values are not finite."})
+        words = r"^The values are not finite\.$"
     monkeypatch.setattr(fake, "data", data, raising=False)
     monkeypatch.setattr(fake, "put", lambda value: value, raising=False)
     monkeypatch.setattr(building, "PART", 4)
     engine = RayEngine("cpu", 1, 1, torch.get_num_threads())
-    with pytest.raises(IndexFileError, match=r"failed: ModuleNotFoundError.*goes on from there"):
+    with pytest.raises(IndexFileError, match=words):
         build(tmp_path / "x", photos, network, MANIFEST, engine=engine)
     done: list[int] = []
     build(tmp_path / "x", photos, network, MANIFEST, progress=lambda n, _: done.append(n))
-    assert done == [4, 8, 12]
+    assert done == [4, 8, 12]  # one process goes on from there
     build(tmp_path / "y", photos, network, MANIFEST)
     assert content(tmp_path / "x") == content(tmp_path / "y")
 
