@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import os
 import re
 import shutil
 import time
@@ -41,7 +42,6 @@ _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, and of large file storage
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_TAG = re.compile(r"\w[\w.+-]{0,199}", re.ASCII)
 PATIENCE_S, LEAST = 60.0, 1 << 16
 """Seconds, and the bytes that have to arrive in them. Single bytes may come for ever, each of them
 before any time-out."""
@@ -122,7 +122,7 @@ def fetch(
     Raises:
         HubError: offline, no such repository, revision or file, gated, cut off, or disk full.
     """
-    _check_names(repo, revision)
+    _check_names(repo, revision, filename)
     known = None
     try:
         known = huggingface_hub.try_to_load_from_cache(
@@ -130,12 +130,7 @@ def fetch(
         )
         if isinstance(known, str) and not refresh:
             return Path(known)
-        _download(repo, filename, revision, repo_type)
-        return Path(
-            huggingface_hub.hf_hub_download(
-                repo, filename, revision=revision, repo_type=repo_type, library_name="selavpr"
-            )
-        )
+        return _download(repo, filename, revision, repo_type)
     except Exception as error:
         explained = _explained(error, repo, filename, revision)
         if isinstance(known, str):
@@ -169,7 +164,7 @@ def fetch_range(
     Raises:
         HubError: as for ``fetch``; or the server sends only whole files.
     """
-    _check_names(repo, commit)
+    _check_names(repo, commit, filename)
     try:
         url = huggingface_hub.hf_hub_url(repo, filename, revision=commit, repo_type=repo_type)
         headers = build_hf_headers(library_name="selavpr") | {"Range": f"bytes={start}-{stop - 1}"}
@@ -307,66 +302,83 @@ def check_pushable(repo: str) -> None:
         )
 
 
-def _check_names(repo: str, revision: str | None) -> None:
+def _check_names(repo: str, revision: str | None, filename: str = "x") -> None:
     """Refuse what is no name before it becomes part of a path or an address."""
     # The Hub's own rules besides the pattern: these two are reserved, and 96 is the longest name.
     if not _NAME.fullmatch(repo) or "--" in repo or ".." in repo or len(repo) > 96:
         raise HubError(f"{repo!r} is not a Hub repository name; write it as organisation/name.")
     if revision is not None and not _REVISION.fullmatch(revision):
         raise HubError(f"{revision!r} is not a branch, tag or commit of {repo}.")
+    if {"", ".", ".."} & set(filename.split("/")) or set(filename) & set("\\:\0"):
+        raise HubError(f"{filename!r} is not the name of a file in a repository.")
 
 
-def _download(repo: str, filename: str, revision: str | None, repo_type: RepoType) -> None:
-    """Bring a file's bytes into the cache, going on where an earlier call broke off.
+def _download(repo: str, filename: str, revision: str | None, repo_type: RepoType) -> Path:
+    """Bring a file into the cache, going on where an earlier call broke off; gives its path there.
 
     huggingface_hub 2 deletes what it had when a download breaks off, so that a 1.2 GB file never
-    arrives over a line that drops every few minutes. Here the bytes are kept and put where
-    huggingface_hub keeps content; called next, it finds them there and only links them. If its
-    layout ever changes, it downloads them itself and nothing breaks.
+    arrives over a line that drops every few minutes; and it makes files of whatever names a server
+    gives. Here the bytes are kept, names are checked, and the server is asked only once. The cache
+    is laid out as huggingface_hub does it, which shares it.
     """
     url = huggingface_hub.hf_hub_url(repo, filename, revision=revision, repo_type=repo_type)
     about = huggingface_hub.get_hf_file_metadata(
         url, timeout=constants.HF_HUB_ETAG_TIMEOUT, library_name="selavpr"
     )
     etag, size = about.etag, about.size
-    # huggingface_hub makes files of these names, wherever they lead.
-    if (etag and not _TAG.fullmatch(etag)) or not _COMMIT.fullmatch(about.commit_hash or ""):
+    commit = about.commit_hash
+    # These become parts of paths.
+    if not etag or not _CONTENT_HASH.fullmatch(etag) or not commit or not _COMMIT.fullmatch(commit):
         raise hub_errors.FileMetadataError("the answer names no content, or no commit")
-    if not etag or not _CONTENT_HASH.fullmatch(etag) or size is None:
-        return  # nothing to tell whether two parts are of one file
-    pinned = huggingface_hub.hf_hub_url(
-        repo, filename, revision=about.commit_hash, repo_type=repo_type
-    )
+    if size is None:
+        raise hub_errors.FileMetadataError("the answer names no size")
+    pinned = huggingface_hub.hf_hub_url(repo, filename, revision=commit, repo_type=repo_type)
     cache = Path(constants.HF_HUB_CACHE)
     folder = repo_folder_name(repo_id=repo, repo_type=repo_type)
     blob = cache / folder / "blobs" / etag
     lock = cache / ".locks" / folder / f"{etag}.lock"
-    partial = blob.with_name(f"{etag}.selavpr.incomplete")
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    pointer = cache / folder / "snapshots" / commit / filename
+    for path in (blob, lock, pointer):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
-        if blob.exists():
-            return
-        with partial.open("ab") as file:
-            if file.tell() > size:
-                _empty(file)
-            start = file.tell()
-            if shutil.disk_usage(blob.parent).free < size - start:
-                raise OSError(errno.ENOSPC, f"{_megabytes(size - start)} are needed")
+        if not pointer.exists():
+            if not blob.exists():
+                _complete(blob, pinned, size, filename)
+            pointer.unlink(missing_ok=True)  # a link whose content is gone
             try:
-                _receive(pinned, file, size, filename)
-            except _BrokeOffError:
+                pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+            except OSError:  # Windows lets few make one
+                blob.replace(pointer)
+    if revision != commit:
+        reference = cache / folder / "refs" / (revision or constants.DEFAULT_REVISION)
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit)
+    return pointer
+
+
+def _complete(blob: Path, url: str, size: int, filename: str) -> None:
+    """Receive what is missing of content, which is named by its hash."""
+    partial = blob.with_name(f"{blob.name}.selavpr.incomplete")
+    with partial.open("ab") as file:
+        if file.tell() > size:
+            _empty(file)
+        start = file.tell()
+        if shutil.disk_usage(blob.parent).free < size - start:
+            raise OSError(errno.ENOSPC, f"{_megabytes(size - start)} are needed")
+        try:
+            _receive(url, file, size, filename)
+        except _BrokeOffError:
+            raise
+        except Exception as error:
+            if _status(error) is not None or getattr(error, "errno", None):
                 raise
-            except Exception as error:
-                if _status(error) is not None or getattr(error, "errno", None):
-                    raise
-                file.flush()
-                have = f"{_megabytes(file.tell())} of {_megabytes(size)}"
-                raise _BrokeOffError(f"broke off after {have}") from error
-        if _content_hash(partial, len(etag)) != etag:
-            partial.unlink()
-            raise _BrokeOffError("arrived damaged")
-        partial.replace(blob)
+            file.flush()
+            have = f"{_megabytes(file.tell())} of {_megabytes(size)}"
+            raise _BrokeOffError(f"broke off after {have}") from error
+    if _content_hash(partial, len(blob.name)) != blob.name:
+        partial.unlink()
+        raise _BrokeOffError("arrived damaged")
+    partial.replace(blob)
 
 
 def _receive(url: str, file: BinaryIO, size: int, name: str) -> None:

@@ -33,6 +33,7 @@ class Forgery:
     status: int | None = None
     drip: float = 0.0  # seconds between two bytes
     redirect: str = ""  # a step of a circle, see ``_Forger``
+    honest: int = 0  # answers to HEAD before the first forged one
 
 
 class _Forger(_Handler):
@@ -57,6 +58,10 @@ class _Forger(_Handler):
     ) -> None:
         forged = self.forgery
         if status >= 400 or forged.redirect or self.path.startswith("/api/"):
+            super()._answer(status, body, headers, cut)
+            return
+        if self.command == "HEAD" and forged.honest:
+            forged.honest -= 1
             super()._answer(status, body, headers, cut)
             return
         headers = {**headers, **forged.headers}
@@ -208,6 +213,48 @@ def test_names_in_headers_never_leave_the_cache(
         assert str(error)
     outside = [p for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(cache)]
     assert outside == []
+
+
+@pytest.mark.parametrize(
+    "forged", [{"ETag": '"../../../../evil"'}, {"X-Repo-Commit": "../../../../evil"}]
+)
+def test_only_the_answer_that_was_checked_is_used(
+    forgery: Forgery, server: HubServer, tmp_path: Path, forged: dict[str, str | None]
+) -> None:
+    forgery.headers, forgery.honest = forged, 1
+    path = hub.fetch("org/name", "small.json")
+    assert path.read_bytes() == SMALL
+    cache = Path(constants.HF_HUB_CACHE)
+    outside = [p for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(cache)]
+    assert outside == [] and "evil" not in {p.name for p in tmp_path.rglob("*")}
+    assert [r.method for r in server.requests].count("HEAD") == 1
+
+
+def test_the_cache_is_laid_out_as_huggingface_hub_does_it(server: HubServer) -> None:
+    ours = {name: hub.fetch("org/name", name) for name in ("big.bin", "small.json")}
+    server.requests.clear()
+    commit = server.repos["org/name"].commit
+    for name, path in ours.items():
+        for revision in (None, commit):
+            theirs = huggingface_hub.hf_hub_download(
+                "org/name", name, revision=revision, local_files_only=True
+            )
+            assert Path(theirs) == path and path.is_symlink()
+    assert server.requests == []
+    (cached,) = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
+    assert (cached.nb_files, cached.size_on_disk) == (2, len(BIG) + len(SMALL))
+    assert set(cached.refs) == {"main"}
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a//b", "a\\b", "c:x", "", "a/."])
+def test_names_of_files_that_lead_elsewhere(server: HubServer, name: str) -> None:
+    for ask in (
+        lambda: hub.fetch("org/name", name),
+        lambda: hub.fetch_range("org/name", name, COMMIT, 0, 9),
+    ):
+        with pytest.raises(HubError, match="is not the name of a file"):
+            ask()
+    assert server.requests == []
 
 
 # Pages instead of content
