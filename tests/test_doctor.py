@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from engine_fixtures import COUNT, content
 from hub_server import HubServer, Repo
 from huggingface_hub import constants
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from test_hub import closed_port, point_at
 
 from selavpr import SelaVPR, cli, doctor, installed, weights
@@ -63,6 +66,32 @@ def test_ranges_are_those_of_the_repository() -> None:
     # tomli stands in for a part of newer Pythons; it is not what training is about.
     wanted = [line for line in plain if line and not line.startswith(("-r", "tomli"))]
     assert sorted(wanted) == sorted(installed.EXTRAS["training"])
+
+
+def test_every_package_that_is_imported_is_listed() -> None:
+    """What a module imports at its beginning, the app needs; and nothing may come by chance."""
+    imported = set()
+    for path in (ROOT / "selavpr").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    imported -= {"httpx", "safehttpx", "starlette"}  # parts of gradio: whichever it takes
+    homes = importlib.metadata.packages_distributions()
+    listed = {canonicalize_name(package.name) for package in installed.requirements()}
+    listed |= {canonicalize_name(Requirement(text).name) for text in installed.EXTRAS["training"]}
+    unlisted = {
+        name
+        for name in imported - sys.stdlib_module_names - {"selavpr"}
+        if not listed & {canonicalize_name(home) for home in homes.get(name, [])}
+    }
+    assert unlisted == set()
+
+
+def test_the_tests_have_what_extras_need() -> None:
+    lines = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    assert {line.partition("#")[0].strip() for line in lines} >= set(installed.EXTRAS["video"])
 
 
 @pytest.mark.parametrize(
