@@ -24,6 +24,10 @@ LIMIT = 2000
 TILE_DEG = 0.05
 """Side of the areas asked for: a quarter of the 0.01 square degrees that are allowed."""
 
+MARGIN_DEG = 0.0005
+"""By so much, some 50 metres, areas are widened for the server, which searches by the position a
+phone gave. Photos count by the one that was computed from their pictures."""
+
 FIELDS = (
     "id,thumb_2048_url,computed_geometry,geometry,computed_compass_angle,compass_angle,"
     "captured_at,is_pano,camera_type,creator"
@@ -92,7 +96,13 @@ def find(area: Area, fetcher: Fetcher, home: str, problems: list[str]) -> Iterat
                 problems.append(why)
         return found, len(items) >= LIMIT
 
-    yield from search(area.tiles(TILE_DEG), ask)
+    wider = Area(
+        max(area.west - MARGIN_DEG, -180.0),
+        max(area.south - MARGIN_DEG, -90.0),
+        min(area.east + MARGIN_DEG, 180.0),
+        min(area.north + MARGIN_DEG, 90.0),
+    )
+    yield from search(wider.tiles(TILE_DEG), ask)
 
 
 def read_item(item: Any) -> tuple[Offer | None, str]:

@@ -30,7 +30,8 @@ class Street:
 
     Attributes:
         address: of the server.
-        photos: id to fields: lon, lat, heading, pano, licence, credit.
+        photos: id to fields: lon, lat, heading, pano, licence, credit; gps, a pair, where searches
+            go by another position.
         limit: most photos in an answer, whatever is asked for.
         pages: whether Panoramax's answers are linked to the next one.
         counts: whether they say how many photos there are in all.
@@ -117,7 +118,8 @@ class Street:
         names = [
             name
             for name, about in sorted(self.photos.items())
-            if west <= about["lon"] <= east and south <= about["lat"] <= north
+            for lon, lat in [about.get("gps", (about["lon"], about["lat"]))]
+            if west <= lon <= east and south <= lat <= north
         ]
         limit = min(int(query.get("limit", 10)), self.limit)
         return names, int(query.get("start", 0)), limit

@@ -205,6 +205,22 @@ def test_mapillary_all_photos_once(
     assert first.captured_at == "2023-11-14T22:13:20+00:00"
 
 
+def test_mapillary_photos_on_borders_come_once(street: Street) -> None:
+    """Searches go by the phone's position; what counts is the computed one, some metres off."""
+    street.photos.clear()
+    off = 0.0004
+    street.add("outside", 1.9999, 48.05, gps=(2.0 + off, 48.05))
+    street.add("inside", 2.0001, 48.05, gps=(2.0001 - off, 48.05))
+    street.add("north", 2.02, 48.1, gps=(2.02, 48.1 + off))
+    street.add("corner", 2.1, 48.0, gps=(2.1 + off, 48.0 - off))
+    for i in range(101):  # some lie just where two of the areas meet that are asked for
+        street.add(f"row{i}", 2.0 + i / 1000, 48.05)
+        street.add(f"across{i}", 2.05, 48.0 + i / 1000, gps=(2.05 - off, 48.0 + i / 1000))
+    offers, problems = found_by(street, mapillary)
+    found = sorted(offer.photo_id for offer in offers)
+    assert found == sorted(street.photos.keys() - {"outside"}) and problems == []
+
+
 def test_mapillary_divides_what_is_too_much(street: Street) -> None:
     street.faults["/images"] = [("status", 500)] * 6
     offers, _ = found_by(street, mapillary)
