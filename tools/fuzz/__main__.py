@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 import time
 from collections import Counter
@@ -118,7 +117,6 @@ def main() -> int:
     # Threads do not survive a fork.
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    os.nice(19)
     if args.replay:
         return max(replay(folder) for folder in args.replay)
     names = args.target or list(TARGETS)
