@@ -1,7 +1,11 @@
-"""The short examination after every epoch: recall on places that are not trained on."""
+"""The short examination after every epoch: recall on places that are not trained on.
+
+Tokens wait on disk, in the folder for temporary files: those of a large database fit no memory.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +14,8 @@ import numpy as np
 import torch
 
 from selavpr.benchmarkphotos import BenchmarkPhoto
-from selavpr.errors import OptionError
+from selavpr.errors import OptionError, PhotoError
+from selavpr.featurecache import FeatureCache
 from selavpr.layouts import find_layout, read_benchmark
 from selavpr.metrics import RIGHT_M, first_hits
 from selavpr.model import SelaVPR
@@ -87,22 +92,24 @@ def validate(model: SelaVPR, photos: ValidationSet) -> Mapping[str, float]:
 
     Raises:
         PhotoError: a photo cannot be read.
+        OptionError: there is no room for temporary files.
+        WeightsError: the model gives values that are not finite.
     """
-    database = model.extract_each(photos.database)
-    table = torch.cat([f.descriptor for f in database])
     first, second = [], []
-    for query in model.extract_each(photos.queries):
-        order = torch.argsort(-(query.descriptor @ table.T)[0], stable=True)[:RERANKED].tolist()
-        counts = count_matches(
-            model,
-            model.densify(query.tokens)[0].flatten(0, 1),
-            order,
-            lambda row: (database[row].tokens.shape[1], database[row].tokens.shape[2]),
-            lambda row: database[row].tokens[0],
-            mode="exact",
+    # A folder of its own: the model is another one after every epoch.
+    with tempfile.TemporaryDirectory(prefix="selavpr-", ignore_cleanup_errors=True) as folder:
+        asked, known = (
+            FeatureCache(Path(folder), paths, model) for paths in (photos.queries, photos.database)
         )
-        first.append(order)
-        second.append([order[i] for i in order_of(counts)])
+        if problems := asked.problems + known.problems:
+            raise PhotoError(problems[0])
+        for query in range(len(asked)):
+            similarity = known.descriptors @ asked.descriptors[query]
+            order = torch.argsort(-similarity, stable=True)[:RERANKED].tolist()
+            local = model.densify(asked.tokens(query)[None].to(model.device))[0].flatten(0, 1)
+            counts = count_matches(model, local, order, known.grid, known.tokens, mode="exact")
+            first.append(order)
+            second.append([order[i] for i in order_of(counts)])
     return {
         f"{name} R@{n}": float((first_hits(ranked, photos.truths) <= n).mean())
         for name, ranked in (("global", first), ("re-ranked", second))
