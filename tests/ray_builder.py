@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -29,15 +30,29 @@ def main(source: Path, workplace: Path) -> None:
     torch.set_num_threads(1)  # what a core group is, and what one process computes with
     building.PART = 2
     machines = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        head_node_args={"include_dashboard": False, **machine()}, initialize_head=True
     )
-    machines.add_node(num_cpus=1)
+    machines.add_node(**machine())
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(ADDRESS, machines.address)
             sys.stdout.write(json.dumps(seen(source, workplace, patch)) + "\n")
     finally:
         machines.shutdown()
+
+
+def machine() -> dict[str, int]:
+    """One core. With ports: Ray gives up where its agents take 15 s to choose theirs."""
+    agents = ("metrics_agent", "metrics_export", "runtime_env_agent", "dashboard_agent_listen")
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in agents]
+        for free in found:
+            free.bind(("", 0))
+        ports = [free.getsockname()[1] for free in found]
+    return {
+        "num_cpus": 1,
+        **{f"{agent}_port": port for agent, port in zip(agents, ports, strict=True)},
+    }
 
 
 def seen(source: Path, workplace: Path, patch: pytest.MonkeyPatch) -> dict[str, object]:
