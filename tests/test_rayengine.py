@@ -47,7 +47,7 @@ def test_same_bytes_stopped_resumed_and_from_the_command_line(tmp_path: Path) ->
              "RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert seen["engine"] == ["cpu", 2, 2, 1]
     # Stopped after three parts of two photos; only those are kept, and not made again.
     assert seen["progress"] == [[2, PHOTOS], [4, PHOTOS], [6, PHOTOS]] and seen["parts"] == 3
