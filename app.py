@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def main() -> int:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
     print(f"{address}\n{served}", flush=True)
+    # Stopped as by Ctrl-C, Gradio deletes the photos of its visitors.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return int(demo.block_thread() or 0)
 
 

@@ -44,7 +44,7 @@ PART = 16
 """Photos per saved part: some five seconds of work on two cores, all that a stop can cost."""
 
 STORED_SIDE = 640
-STORED_QUALITY = 85
+STORED_QUALITY = 75
 """Longest side and JPEG quality of the photos kept in the index: for people to look at."""
 
 DEFAULT_RANK = TokensCodec.DEFAULT_RANK
@@ -273,7 +273,7 @@ def stored_photo(path: Path) -> tuple[Image.Image, bytes]:
     small = image.copy()
     small.thumbnail((STORED_SIDE, STORED_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=STORED_QUALITY, optimize=True)
+    small.save(buffer, "JPEG", quality=STORED_QUALITY, optimize=True, progressive=True)
     return image, buffer.getvalue()
 
 

@@ -19,8 +19,9 @@ PYTHON = ">=3.10,<3.14"
 EXTRAS = {
     "training": ("accelerate>=1.0", "matplotlib>=3.8", "tensorboard>=2.15"),
     "video": ("av>=14",),
+    "clusters": ("ray[data]>=2.51",),
 }
-"""What only some commands need, as in requirements-train.txt and pyproject.toml."""
+"""What only some commands need, as in requirements-train.txt and -ray.txt and pyproject.toml."""
 
 
 def check_python(version: str) -> Finding:

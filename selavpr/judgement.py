@@ -7,7 +7,7 @@ the photo shows the city, and that the answer is right. Verdict and radii follow
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,7 +164,9 @@ class Calibration:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max  # isfinite() raises on huge whole numbers
 
 
 def _damaged(reason: str) -> IndexFileError:

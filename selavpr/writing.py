@@ -228,7 +228,7 @@ def finish(
     """
     write_places(folder, places)
     # Through Python's file, so that a full disk is an OSError; faiss has its own.
-    (folder / GLOBAL).write_bytes(faiss.serialize_index(searcher.index).tobytes())
+    (folder / GLOBAL).write_bytes(faiss.serialize_index(searcher.index).data)
     (folder / CODEC).write_bytes(
         safetensors.torch.save({k: v.contiguous() for k, v in codec.tensors().items()})
     )

@@ -285,7 +285,7 @@ def test_error_is_told_in_the_visitors_language(visit, tmp_path: Path) -> None: 
     disguised = tmp_path / "notes.jpg"
     disguised.write_text("Not a photo at all.")
     visitor.upload(disguised)
-    expect(visitor.page.get_by_text("无法使用这张照片")).to_be_visible(timeout=PATIENCE)
+    expect(visitor.page.get_by_text("不是可读取的照片").first).to_be_visible(timeout=PATIENCE)
     heading = (
         "getComputedStyle(document.querySelector('.toast-title-row>span'), '::before').content"
     )

@@ -210,7 +210,7 @@ def test_ctrl_c_keeps_what_is_done(
         patched.setattr(cityeval.Journal, "add", stop)
         assert run(*command) == INTERRUPTED
     assert "goes on from here" in capsys.readouterr().err
-    (journal,) = tmp_path.iterdir()
+    (journal,) = tmp_path.glob("*.jsonl")
     assert journal.read_text().count("\n") == 3
     assert run(*command) == 0
     assert journal.read_text().count("\n") == 18

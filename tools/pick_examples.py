@@ -1,9 +1,12 @@
-"""Make assets/examples: one query photo of each condition, and one from outside the index.
+"""Make assets/examples: test queries of the rendered city that show what the app can do.
 
-    python -m tools.pick_examples CITY_FOLDER
+    python -m tools.pick_examples CITY [--index prebuilt_index/helsinki] [--work runs/answers]
 
-CITY_FOLDER is what tools/city renders: places.csv and the pictures it names. In each condition the
-query is taken that lies in the middle of the list, so that the choice depends on nothing else.
+CITY is what tools/city renders. The index is asked every query of the split ``test``, none of which
+its calibration has seen; answers of an earlier ``selavpr eval`` with the same ``--work`` are taken
+from there. Of each condition, the query in the middle of those that are located within 25 m is
+taken; then the one whose first place by the global stage alone is farthest from the truth, of those
+that re-ranking brings within 10 m; and one photo that the city does not contain.
 """
 
 from __future__ import annotations
@@ -13,37 +16,95 @@ import csv
 import shutil
 from pathlib import Path
 
+from tqdm import tqdm
+
+from selavpr.cityeval import Answer, ask, read_queries
+from selavpr.metrics import RIGHT_M
+from selavpr.recognizer import Recognizer
+from selavpr.reranking import order_of
+
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "assets" / "examples"
+NEAR_M = 10.0
+TITLES_ZH = {
+    "Summer day": "夏日",
+    "Evening": "傍晚",
+    "Night": "夜晚",
+    "Rain": "雨天",
+    "Snow": "雪天",
+    "Crowded": "人车拥挤",
+    "Put right by re-ranking": "重排序纠正了位置",
+    "Not in this city": "不在此城市",
+}
+
+
+def first_errors(answer: Answer, recognizer: Recognizer) -> tuple[float, float]:
+    """Metres from the truth to the first place by the global stage, and after re-ranking."""
+    truth = answer.query.location
+    assert truth is not None, "only photos of the city are asked this"
+    rows = (answer.rows[0], answer.rows[order_of(answer.matches)[0]])
+    before, after = (truth.distance_m(recognizer.index.places[row].location) for row in rows)
+    return before, after
+
+
+def choose(answers: list[Answer], recognizer: Recognizer) -> list[tuple[str, Answer]]:
+    """Titles and answers, as the docstring above says."""
+    inside = [a for a in answers if a.query.location is not None]
+    errors = {a.query.path: first_errors(a, recognizer) for a in inside}
+    chosen: dict[str, Answer] = {}
+    groups: dict[str, list[Answer]] = {}
+    for answer in inside:
+        if (answer.error_m or 0.0) <= RIGHT_M and errors[answer.query.path][1] <= RIGHT_M:
+            groups.setdefault(answer.query.condition, []).append(answer)
+    for condition, members in groups.items():
+        chosen[condition.replace("_", " ").capitalize()] = members[len(members) // 2]
+    taken = {a.query.path for a in chosen.values()}
+    saved = [
+        a
+        for a in inside
+        if errors[a.query.path][1] <= NEAR_M
+        and (a.error_m or 0.0) <= NEAR_M
+        and a.query.path not in taken
+    ]
+    if saved:
+        chosen["Put right by re-ranking"] = max(saved, key=lambda a: errors[a.query.path][0])
+    if elsewhere := [a for a in answers if a.query.location is None]:
+        chosen["Not in this city"] = elsewhere[len(elsewhere) // 2]
+    return list(chosen.items())
 
 
 def main() -> None:
-    """Pick, copy, and write the table."""
+    """Ask, choose, copy, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("city", type=Path)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--index", default=str(ROOT / "prebuilt_index" / "helsinki"))
+    parser.add_argument("--work", type=Path, default=Path("runs/answers"))
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "examples")
     args = parser.parse_args()
-    with (args.city / "places.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["role"] in ("query", "outside")]
-    groups: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        title = (
-            "Not in this city"
-            if row["role"] == "outside"
-            else row["condition"].replace("_", " ").capitalize()
+    recognizer = Recognizer.load(args.index, device="cpu", precision="float32")
+    queries = read_queries(args.city, split="test")
+    with tqdm(total=len(queries), unit="photo") as bar:
+        answers, problems = ask(
+            recognizer,
+            queries,
+            args.work,
+            top_k=recognizer.depth,
+            progress=lambda done, _: bar.update(done - bar.n) and None,
         )
-        groups.setdefault(title, []).append(row)
+    assert not problems, problems
+    with (args.city / "places.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     with (args.out / "examples.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(("image", "title", "latitude", "longitude"))
-        for title, members in groups.items():
-            row = members[len(members) // 2]
+        table.writerow(("image", "title", "latitude", "longitude", "title_zh"))
+        for title, answer in choose(answers, recognizer):
             name = title.lower().replace(" ", "-") + ".jpg"
-            shutil.copyfile(args.city / row["image"], args.out / name)
-            table.writerow((name, title, row["latitude"], row["longitude"]))
-    print(f"{args.out}: {len(groups)} examples")
+            shutil.copyfile(answer.query.path, args.out / name)
+            row = rows[answer.query.path.relative_to(args.city.resolve()).as_posix()]
+            place = (row["latitude"], row["longitude"])  # of photos from elsewhere, too
+            table.writerow((name, title, *place, TITLES_ZH[title]))
+            print(f"{title}: {answer.query.path.name}")
 
 
 if __name__ == "__main__":

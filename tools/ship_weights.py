@@ -38,6 +38,10 @@ def main() -> None:
     if args.input_size:
         config = dataclasses.replace(config, input_size=args.input_size)
     card = {**source.card, "description": DESCRIPTION}
+    recipe = card["training"]["recipe"]
+    # Where the photos lay on the machine of the run is nobody's business.
+    recipe["data"] = ["/".join(Path(path).parts[-2:]) for path in recipe["data"]]
+    recipe["validation"] = "/".join(Path(recipe["validation"]).parts[-2:])
     source = dataclasses.replace(source, config=config, card=card)
     with tempfile.TemporaryDirectory() as scratch:
         made = weights.save(
