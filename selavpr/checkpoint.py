@@ -26,12 +26,14 @@ class Checkpoint:
         trained: parameters by name.
         moments: the optimiser's tensors, ``<parameter>.<key>``.
         plan: the epoch's batches.
+        memory: descriptors of past batches and their rows, by name; may be empty.
         about: counters and history, as JSON.
     """
 
     trained: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
     plan: tuple[Batch, ...]
+    memory: Mapping[str, Tensor]
     about: Mapping[str, Any]
 
 
@@ -43,6 +45,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     tensors = {f"trained/{n}": t.contiguous() for n, t in checkpoint.trained.items()}
     tensors |= {f"moments/{n}": t.contiguous() for n, t in checkpoint.moments.items()}
+    tensors |= {f"memory/{n}": t.contiguous() for n, t in checkpoint.memory.items()}
     for i, batch in enumerate(checkpoint.plan):
         tensors |= {
             f"plan/{i}/rows": torch.from_numpy(batch.rows),
@@ -65,7 +68,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         OptionError: it is damaged.
     """
-    parts: dict[str, dict[str, Tensor]] = {"trained": {}, "moments": {}, "plan": {}}
+    parts: dict[str, dict[str, Tensor]] = {
+        "trained": {}, "moments": {}, "plan": {}, "memory": {},
+    }  # fmt: skip
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])
@@ -79,4 +84,4 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise OptionError(f"The checkpoint {path} is damaged; delete it to begin anew.") from error
-    return Checkpoint(parts["trained"], parts["moments"], batches, about)
+    return Checkpoint(parts["trained"], parts["moments"], batches, parts["memory"], about)

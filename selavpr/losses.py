@@ -3,7 +3,8 @@
 All take the features of a batch and two masks ``[B, B]`` of bool: ``same[i, j]`` where photo j
 shows the place of anchor i, ``different[i, j]`` where it surely does not. Pairs in neither mask
 (the anchor itself, neighbours of unsure overlap) count for nothing, and a row without a pair of
-each kind is no anchor. So one signature serves the paper's triplets and whole batches alike.
+each kind is no anchor. So one signature serves the paper's triplets and whole batches alike. The
+global ones also compare a batch with other photos, ``others``; the masks are then ``[B, C]``.
 
 All compute in float32 under any autocast, and return a scalar; 0 (with a gradient of zero) where
 the masks hold no anchor.
@@ -19,28 +20,36 @@ from selavpr.errors import OptionError
 from selavpr.matching import mutual_nearest
 
 
-def triplet(descriptors: Tensor, same: Tensor, different: Tensor, margin: float = 0.1) -> Tensor:
+def triplet(
+    descriptors: Tensor,
+    same: Tensor,
+    different: Tensor,
+    others: Tensor | None = None,
+    margin: float = 0.1,
+) -> Tensor:
     """The paper's global loss: triplet margin, averaged over all (anchor, same, different).
 
     max(0, |a - s| - |a - d| + margin) with the L2 distance (paper, eq. 8; margin 0.1).
 
     Args:
         descriptors: ``[B, D]``.
-        same: ``[B, B]`` bool.
-        different: ``[B, B]`` bool.
-        margin: how much farther the others have to be.
+        same: ``[B, C]`` bool.
+        different: ``[B, C]`` bool.
+        others: ``[C, D]``, what the columns of the masks stand for; None for the batch itself.
+        margin: how much farther the strangers have to be.
 
     Raises:
         OptionError: the shapes do not fit together.
     """
-    _check(descriptors, same, different, 2)
+    others = descriptors if others is None else others
+    _check(descriptors, others, same, different, 2)
     anchor, other, stranger = _triplets(same, different)
     if not len(anchor):
         return descriptors.sum() * 0.0
     with torch.autocast(descriptors.device.type, enabled=False):
-        x = descriptors.float()
-        near = F.pairwise_distance(x[anchor], x[other])
-        far = F.pairwise_distance(x[anchor], x[stranger])
+        x, y = descriptors.float(), others.float()
+        near = F.pairwise_distance(x[anchor], y[other])
+        far = F.pairwise_distance(x[anchor], y[stranger])
         return F.relu(near - far + margin).mean()
 
 
@@ -48,6 +57,7 @@ def multi_similarity(
     descriptors: Tensor,
     same: Tensor,
     different: Tensor,
+    others: Tensor | None = None,
     alpha: float = 2.0,
     beta: float = 40.0,
     base: float = 0.5,
@@ -60,8 +70,9 @@ def multi_similarity(
 
     Args:
         descriptors: ``[B, D]``; compared by cosine.
-        same: ``[B, B]`` bool.
-        different: ``[B, B]`` bool.
+        same: ``[B, C]`` bool.
+        different: ``[B, C]`` bool.
+        others: ``[C, D]``, what the columns of the masks stand for; None for the batch itself.
         alpha: how sharply the least similar of the same place dominate.
         beta: how sharply the most similar strangers dominate.
         base: similarity that parts the two kinds.
@@ -70,10 +81,11 @@ def multi_similarity(
     Raises:
         OptionError: the shapes do not fit together.
     """
-    _check(descriptors, same, different, 2)
+    others = descriptors if others is None else others
+    _check(descriptors, others, same, different, 2)
     with torch.autocast(descriptors.device.type, enabled=False):
-        x = F.normalize(descriptors.float(), dim=-1)
-        similarity = x @ x.T
+        x, y = (F.normalize(z.float(), dim=-1) for z in (descriptors, others))
+        similarity = x @ y.T
         anchors = same.any(1) & different.any(1)
         least = similarity.masked_fill(~same, torch.inf).amin(1, keepdim=True)
         most = similarity.masked_fill(~different, -torch.inf).amax(1, keepdim=True)
@@ -99,7 +111,7 @@ def mutual(local: Tensor, same: Tensor, different: Tensor) -> Tensor:
     Raises:
         OptionError: the shapes do not fit together.
     """
-    _check(local, same, different, 3)
+    _check(local, local, same, different, 3)
     anchor, other, stranger = _triplets(same, different)
     if not len(anchor):
         return local.sum() * 0.0
@@ -138,7 +150,7 @@ def soft_count(
     Raises:
         OptionError: the shapes do not fit together.
     """
-    _check(local, same, different, 3)
+    _check(local, local, same, different, 3)
     anchors = same.any(1) & different.any(1)
     with torch.autocast(local.device.type, enabled=False):
         local = local.float()
@@ -174,12 +186,16 @@ def _log1p_sum(exponents: Tensor, mask: Tensor) -> Tensor:
     return torch.cat([zero, exponents.masked_fill(~mask, -torch.inf)], 1).logsumexp(1)
 
 
-def _check(features: Tensor, same: Tensor, different: Tensor, dimensions: int) -> None:
-    size = len(features)
-    if features.ndim != dimensions or {same.shape, different.shape} != {(size, size)}:
+def _check(
+    features: Tensor, others: Tensor, same: Tensor, different: Tensor, dimensions: int
+) -> None:
+    size = (len(features), len(others))
+    fits = features.ndim == others.ndim == dimensions and features.shape[1:] == others.shape[1:]
+    if not fits or {same.shape, different.shape} != {size}:
         raise OptionError(
-            f"Features of {size} photos need masks [{size}, {size}]; these are "
-            f"{list(features.shape)}, {list(same.shape)}, {list(different.shape)}."
+            f"Features of {size[0]} and {size[1]} photos need masks {list(size)}; these are "
+            f"{list(features.shape)}, {list(others.shape)}, {list(same.shape)}, "
+            f"{list(different.shape)}."
         )
     if same.dtype != torch.bool or different.dtype != torch.bool or bool((same & different).any()):
         raise OptionError("The masks must be of bool, and no pair both same and different.")

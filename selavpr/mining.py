@@ -105,10 +105,10 @@ class Town:
         """``[n]``: references that surely show another place."""
         return ~self._near(row, self.negative_m) & self._is_reference
 
-    def masks(self, rows: Rows) -> tuple[Mask, Mask]:
-        """``same`` and ``different``, each ``[B, B]``, among chosen photos."""
-        same = np.stack([self.positives(int(i))[rows] for i in rows])
-        different = np.stack([self.strangers(int(i))[rows] for i in rows])
+    def masks(self, rows: Rows, others: Rows) -> tuple[Mask, Mask]:
+        """``same`` and ``different``, each ``[B, C]``: how photos relate to others."""
+        same = np.stack([self.positives(int(i))[others] for i in rows])
+        different = np.stack([self.strangers(int(i))[others] for i in rows])
         return same, different
 
     def _near(self, row: int, metres: float) -> Mask:
@@ -221,8 +221,8 @@ def place_batches(
     """Batches of whole places, so that every photo is compared with every other one.
 
     A batch begins with a random anchor and takes the anchors that look most like it but are
-    strangers (half of the batch; the rest is random), each with further views of its place. Every
-    anchor opens or joins a batch about once a round.
+    strangers (two thirds of the batch; the rest is random), each with further views of its place.
+    Every anchor opens or joins a batch about once a round.
 
     Args:
         town: the photos.
@@ -243,7 +243,7 @@ def place_batches(
         alike = waiting[free[waiting] & known[waiting]]
         if descriptors is not None and known[first]:
             alike = alike[np.argsort(-(descriptors[alike] @ descriptors[first]), kind="stable")]
-            _choose(chosen, alike, (places + 1) // 2, free, town)
+            _choose(chosen, alike, places - places // 3, free, town)
         _choose(chosen, rng.permutation(waiting), places, free, town)
         rows: list[int] = []
         for row in chosen:
@@ -252,7 +252,7 @@ def place_batches(
             rows += [row, *fresh[: views - 1]]
         waiting = waiting[~np.isin(waiting, rows)]
         batch = np.array(rows, dtype=np.int64)
-        batches.append(Batch(batch, *town.masks(batch)))
+        batches.append(Batch(batch, *town.masks(batch, batch)))
     return batches
 
 

@@ -66,6 +66,7 @@ class Recipe:
     negatives: int = 2  # of each triplet
     places: int = 8  # in a batch of places
     views: int = 4  # of each place
+    memory: int = 0  # photos of past batches that join the global loss (see memory)
 
     epochs: int = 20  # rounds of mining
     steps: int = 0  # per epoch at most; 0 for all that was mined

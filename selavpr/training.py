@@ -38,6 +38,7 @@ from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from selavpr.curves import draw_curves
 from selavpr.errors import OptionError
 from selavpr.evaluation import write_json
+from selavpr.memory import Memory, Past
 from selavpr.mining import Batch
 from selavpr.model import Adapter, SelaVPR
 from selavpr.recipes import Recipe, from_dict
@@ -50,13 +51,14 @@ RECIPE, LOG, CURVES, CHECKPOINT, MODEL = (
 )  # fmt: skip
 
 Report = Callable[[Mapping[str, Any]], None]
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-_GLOBAL: Mapping[str, Loss] = {
+_GLOBAL: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "triplet": losses.triplet,
     "multi-similarity": losses.multi_similarity,
 }
-_LOCAL: Mapping[str, Loss] = {"mutual": losses.mutual, "soft-count": losses.soft_count}
+_LOCAL: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "mutual": losses.mutual,
+    "soft-count": losses.soft_count,
+}
 
 
 @dataclass
@@ -128,7 +130,9 @@ def prepare(recipe: Recipe, device: str | torch.device = "cpu") -> SelaVPR:
     return model
 
 
-def batch_loss(features: Features, batch: Batch, recipe: Recipe, offset: int = 0) -> Tensor:
+def batch_loss(
+    features: Features, batch: Batch, recipe: Recipe, offset: int = 0, past: Past | None = None
+) -> Tensor:
     """L = Lg + lambda * Ll of one batch (paper, eq. 11).
 
     Args:
@@ -136,12 +140,19 @@ def batch_loss(features: Features, batch: Batch, recipe: Recipe, offset: int = 0
         batch: the masks.
         recipe: which losses.
         offset: first row and column of local descriptors to take, below ``local_stride``.
+        past: descriptors of other batches, for the global loss.
     """
     device = features.descriptor.device
     same, different = (torch.from_numpy(m).to(device) for m in (batch.same, batch.different))
     total = features.descriptor.sum() * 0.0
     if recipe.global_loss != "none":
-        total = total + _GLOBAL[recipe.global_loss](features.descriptor, same, different)
+        everyone, alike, unlike = features.descriptor, same, different
+        if past is not None:
+            everyone = torch.cat([everyone, past.descriptors])
+            alike, unlike = (
+                torch.cat(both, 1) for both in ((same, past.same), (different, past.different))
+            )
+        total = total + _GLOBAL[recipe.global_loss](features.descriptor, alike, unlike, everyone)
     if recipe.local_loss != "none" and features.local is not None:
         step = recipe.local_stride
         local = features.local[:, offset % step :: step, offset // step % step :: step]
@@ -182,6 +193,7 @@ class _Run:
         self.state = _State()
         self.history: list[dict[str, Any]] = []
         self.plan: list[Batch] = []
+        self.memory = Memory.empty(self.model.config.width, self.accelerator.device)
 
     def go(self) -> Path:
         """Run all epochs that are left."""
@@ -246,15 +258,20 @@ class _Run:
             for name, p in self.trainable.items()
             for key, value in self.optimizer.state.get(p, {}).items()
         }
+        memory = {"rows": self.memory.rows, "descriptors": self.memory.descriptors.cpu()}
         about = {"state": dataclasses.asdict(self.state), "history": self.history}
         write_checkpoint(
-            self.folder / CHECKPOINT, Checkpoint(trained, moments, tuple(self.plan), about)
+            self.folder / CHECKPOINT, Checkpoint(trained, moments, tuple(self.plan), memory, about)
         )
 
     def _restore(self, saved: Checkpoint) -> None:
         self.state = _State(**saved.about["state"])
         self.history = saved.about["history"]
         self.plan = list(saved.plan)
+        if saved.memory:  # a run begun before there was one has none
+            self.memory = Memory(
+                saved.memory["rows"], saved.memory["descriptors"].to(self.accelerator.device)
+            )
         with torch.no_grad():
             for name, parameter in self.trainable.items():
                 parameter.copy_(saved.trained[name])
@@ -333,7 +350,10 @@ class _Run:
                 features = wrapped(
                     pixels.to(self.accelerator.device), local=recipe.local_loss != "none"
                 )
-            loss = batch_loss(features, batch, recipe, offset=state.updates)
+            past = self.memory.beside(batch, self.photos.town) if recipe.memory else None
+            loss = batch_loss(features, batch, recipe, offset=state.updates, past=past)
+            if recipe.memory:
+                self._remember(batch, features.descriptor)
             self.accelerator.backward(loss / recipe.accumulate)
             total += float(loss.detach()) / recipe.accumulate
             if i % recipe.accumulate:
@@ -348,6 +368,15 @@ class _Run:
             state.updates += 1
             yield total
             total = 0.0
+
+    def _remember(self, batch: Batch, descriptors: Tensor) -> None:
+        """Keep a batch's descriptors; of all processes, so that their memories stay the same."""
+        rows = torch.from_numpy(batch.rows).to(descriptors.device)
+        # Batches differ in size, and only equal ones can be gathered: -1 marks what was filled in.
+        padded = self.accelerator.pad_across_processes(rows, pad_index=-1)
+        filled = self.accelerator.pad_across_processes(descriptors.detach())
+        rows, kept = self.accelerator.gather(padded), self.accelerator.gather(filled)
+        self.memory = self.memory.after(rows[rows >= 0], kept[rows >= 0], self.recipe.memory)
 
     def _views(self, batch: Batch, number: int) -> list[View]:
         recipe, state = self.recipe, self.state

@@ -104,8 +104,8 @@ def test_a_model(disk: Disk, network: SelaVPR, tmp_path: Path) -> None:
 
 def test_the_checkpoint_of_a_run(disk: Disk) -> None:
     path = disk.folder / "checkpoint.safetensors"
-    before = Checkpoint({"a": torch.ones(1000)}, {}, (), {"step": 1})
-    after = Checkpoint({"a": torch.zeros(100_000)}, {}, (), {"step": 2})
+    before = Checkpoint({"a": torch.ones(1000)}, {}, (), {}, {"step": 1})
+    after = Checkpoint({"a": torch.zeros(100_000)}, {}, (), {}, {"step": 2})
     write_checkpoint(path, before)
     for free in (0, PAGE, 20 * PAGE):
         disk.leave(free)

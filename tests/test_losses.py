@@ -216,6 +216,18 @@ def test_soft_count_ignores_what_a_whole_photo_shares() -> None:
     assert torch.allclose(a, losses.soft_count(tagged, same, different), atol=1e-4)
 
 
+@pytest.mark.parametrize("loss", [losses.triplet, losses.multi_similarity])
+def test_others_add_columns_that_batches_alone_lack(loss: Callable[..., Tensor]) -> None:
+    same, different = masks()
+    x = features(B, D)
+    assert torch.equal(loss(x, same, different, x), loss(x, same, different))
+    # Rows of the first three among all: the same as all rows with the others' masks emptied.
+    rows = torch.zeros(B, 1, dtype=torch.bool)
+    rows[:3] = True
+    part = loss(x[:3], same[:3], different[:3], x)
+    torch.testing.assert_close(part, loss(x, same & rows, different & rows))
+
+
 @pytest.mark.parametrize("loss", [losses.triplet, losses.mutual])
 def test_refuses_what_does_not_fit(loss: Loss) -> None:
     same, different = masks()

@@ -55,7 +55,7 @@ def test_roles() -> None:
 
 def test_masks_agree_with_the_rows() -> None:
     town = street()
-    same, different = town.masks(np.array([4, 3, 0]))
+    same, different = town.masks(np.array([4, 3, 0]), np.array([4, 3, 0]))
     assert same.tolist() == [[False, True, False], [True, False, False], [False] * 3]
     assert different.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
 

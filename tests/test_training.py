@@ -15,12 +15,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from selavpr import ModelConfig, SelaVPR, cli, training, weights
+from selavpr import ModelConfig, SelaVPR, cli, losses, training, weights
 from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from selavpr.errors import OptionError
 from selavpr.geo import Location
 from selavpr.images import load_image, preprocess
+from selavpr.memory import Memory
+from selavpr.mining import Batch
 from selavpr.recipes import Recipe, from_dict, read_recipe
+from selavpr.structs import Features
 from selavpr.training import CHECKPOINT, LOG, MODEL, learning_rate, prepare, train
 from selavpr.training_data import read_training
 from selavpr.validation import read_validation
@@ -135,7 +138,15 @@ PLACES_RECIPE = dict(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [{}, PLACES_RECIPE, {**PLACES_RECIPE, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        PLACES_RECIPE,
+        {**PLACES_RECIPE, "accumulate": 2},
+        {**PLACES_RECIPE, "memory": 12},
+    ],
+)
 @pytest.mark.parametrize("stop_at", [1, 3])
 def test_a_stopped_run_ends_with_the_same_weights(
     start: Path, town: Path, tmp_path: Path, changes: dict[str, Any], stop_at: int
@@ -306,9 +317,54 @@ def test_a_step_is_a_step_however_many_processes(
     assert len(run._mine()) == 2
 
 
+def test_past_batches_join_the_global_loss(start: Path, town: Path, tmp_path: Path) -> None:
+    """The first batch has no past; the second is compared with the first."""
+    changes = {**PLACES_RECIPE, "global_loss": "triplet", "steps": 2, "epochs": 1}
+    seen: dict[int, list[float]] = {}
+    for size in (0, 9):
+        train(recipe_of(start, town, **changes, memory=size), tmp_path / str(size))
+        seen[size] = losses_of(tmp_path / str(size))
+    assert seen[9][0] == seen[0][0] and seen[9][1] != seen[0][1]
+    kept = read_checkpoint(tmp_path / "9" / CHECKPOINT).memory
+    assert kept["rows"].shape == (9,) and kept["descriptors"].shape == (9, TINY.width)
+
+
+def test_a_loss_with_a_past_is_that_of_one_large_batch(start: Path, town: Path) -> None:
+    recipe = recipe_of(start, town, **PLACES_RECIPE, positive_m=15.0, negative_m=35.0)
+    photos = read_training(
+        recipe.data, recipe.where, positive_m=15.0, positive_degrees=40.0, negative_m=35.0
+    )
+    rows = np.random.default_rng(3).permutation(len(photos.paths))
+    now, before = rows[:8], rows[8:]
+    x = F.normalize(torch.randn(len(rows), TINY.width, generator=torch.manual_seed(1)), dim=-1)
+    memory = Memory.empty(TINY.width, torch.device("cpu"))
+    memory = memory.after(torch.from_numpy(before), x[8:], size=100)
+    batch = Batch(now, *photos.town.masks(now, now))
+    got = training.batch_loss(
+        Features(x[:8], torch.zeros(8, 2, 2, TINY.width)),
+        batch,
+        dataclasses.replace(recipe, local_loss="none"),
+        past=memory.beside(batch, photos.town),
+    )
+    same, different = map(torch.from_numpy, photos.town.masks(now, rows))
+    assert torch.equal(got, losses.multi_similarity(x[:8], same, different, x))
+    assert different[:, 8:].any() and same[:, 8:].any()
+
+
+def test_memory_forgets_the_oldest() -> None:
+    memory = Memory.empty(2, torch.device("cpu"))
+    for first in (0, 3):
+        rows = torch.arange(first, first + 3)
+        x = rows[:, None].expand(3, 2).float().requires_grad_()
+        memory = memory.after(rows, x, size=4)
+    assert memory.rows.tolist() == [2, 3, 4, 5]
+    assert memory.descriptors[:, 0].tolist() == [2, 3, 4, 5]
+    assert not memory.descriptors.requires_grad
+
+
 def test_damaged_checkpoint(start: Path, town: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    write_checkpoint(path, Checkpoint({"a": torch.ones(2)}, {}, (), {"x": 1}))
+    write_checkpoint(path, Checkpoint({"a": torch.ones(2)}, {}, (), {}, {"x": 1}))
     assert read_checkpoint(path).about == {"x": 1}
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(OptionError, match="damaged"):
