@@ -11,9 +11,7 @@ code is 1 after any other error, an answer that is not the user's own, or memory
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,7 +24,8 @@ from gradio_client import Client, handle_file
 from gradio_client.utils import QueueError
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+from tools.processes import ROOT, App, app, resident_mb
+
 GROWTH = 0.10
 """Share by which the memory of the second half may exceed that of the first."""
 
@@ -52,14 +51,6 @@ def photos(folder: Path, users: int) -> list[Path]:
             photo.crop((cut, cut, photo.width - cut, photo.height - cut)).save(path, quality=95)
         made.append(path)
     return made
-
-
-def resident_mb(pid: int) -> float:
-    """Memory of a process in MB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1e3
-    raise ProcessLookupError(pid)
 
 
 def essence(answer: dict[str, Any]) -> tuple[Any, ...]:
@@ -104,41 +95,28 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=120)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        server = subprocess.Popen(
-            [sys.executable, "app.py"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "GRADIO_TEMP_DIR": f"{folder}/uploads"},
-        )
-        assert server.stdout
-        try:
-            address = server.stdout.readline().strip()
-            print(server.stdout.readline().strip(), flush=True)
-            return run(address, server.pid, photos(Path(folder), args.users), args.seconds)
-        finally:
-            server.terminate()
-            server.wait()
+    with tempfile.TemporaryDirectory() as folder, app() as running:
+        print(running.serves, flush=True)
+        return run(running, photos(Path(folder), args.users), args.seconds)
 
 
-def run(address: str, pid: int, asked: list[Path], seconds: float) -> int:
+def run(running: App, asked: list[Path], seconds: float) -> int:
     """Ask one after another first, to know the answers, then all at once."""
-    client = Client(address, verbose=False)
+    client = Client(running.address, verbose=False)
     told = client.view_api(return_format="dict", print_info=False)
     city = told["named_endpoints"]["/locate"]["parameters"][1]["parameter_default"]
     expected = [essence(ask(client, photo, city)) for photo in asked]
     client.close()
     tally, until = Tally(), time.monotonic() + seconds
     threads = [
-        threading.Thread(target=visit, args=(address, photo, city, answer, until, tally))
+        threading.Thread(target=visit, args=(running.address, photo, city, answer, until, tally))
         for photo, answer in zip(asked, expected, strict=True)
     ]
     for thread in threads:
         thread.start()
     memory = []
     while any(thread.is_alive() for thread in threads):
-        memory.append(resident_mb(pid))
+        memory.append(resident_mb(running.pid))
         time.sleep(0.5)
     half = len(memory) // 2
     # The first tenth is still filling caches of bounded size.

@@ -5,7 +5,7 @@
     python -m benchmarks.soak --queries 200 --top-k 5
 
 Photos of changing size are recognised one after another, each decoded from its file, re-ranked and
-drawn as the page does it. Printed are the memory of the process (resident set, /proc/self/statm) at
+drawn as the page does it. Printed are the memory of the process (resident set, /proc/PID/statm) at
 the start, after 100 queries and at the end, and the slope of a line through the second half, in KB
 a query. The exit code is 1 when it grows by more than ``ALLOWED_KB`` a query there.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import io
-import resource
+import os
 import sys
 import tempfile
 import time
@@ -32,19 +32,13 @@ from selavpr.indexfiles import Manifest
 from selavpr.recognizer import Recognizer
 from selavpr.sources import SourcePhoto
 from selavpr.structs import Place
+from tools.processes import ROOT, resident_mb
 
-ROOT = Path(__file__).resolve().parents[1]
 ALLOWED_KB = 20.0
 """Growth a query that still counts as noise: 20 MB in a thousand. The map page of one answer alone
 takes 400 KB, so anything that is kept of an answer shows."""
 
 SIZES = ((640, 480), (480, 640), (1024, 768), (800, 800))
-
-
-def resident_mb() -> float:
-    """Memory that this process holds."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
 
 
 def photos(seed: int = 0) -> Iterator[bytes]:
@@ -87,13 +81,13 @@ def tiny(folder: Path) -> Recognizer:
 def soak(recognizer: Recognizer, queries: int, top_k: int) -> list[float]:
     """Memory in MB before the first query and after each."""
     basemap = recognizer.index.basemap()
-    held = [resident_mb()]
+    held = [resident_mb(os.getpid())]
     for number, photo in zip(range(1, queries + 1), photos(), strict=False):
         found = recognizer.recognize(photo, top_k=top_k)
         recognizer.matches(found, 0)
         maps.build_map(found, basemap=basemap)
         del found
-        held.append(resident_mb())
+        held.append(resident_mb(os.getpid()))
         if number % 100 == 0:
             print(f"  {number:,} queries: {held[-1]:.0f} MB", flush=True)
     return held

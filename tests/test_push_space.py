@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
@@ -16,19 +14,10 @@ import pytest
 from hub_server import HubServer
 from huggingface_hub import constants
 
+from tools import push_space
+
 # huggingface_hub's own call of its HTTP client.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "push_space.py"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("push_space", TOOL)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class SpaceHub(HubServer):
@@ -105,10 +94,10 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def main(tool: ModuleType, checkout: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(tool, "ROOT", checkout)
-    monkeypatch.setattr(tool.app_files, "__defaults__", (checkout,))
-    return tool.main
+def main(checkout: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(push_space, "ROOT", checkout)
+    monkeypatch.setattr(push_space.app_files, "__defaults__", (checkout,))
+    return push_space.main
 
 
 PUSHED = [
@@ -193,10 +182,8 @@ def test_incomplete_app_is_not_pushed(  # type: ignore[no-untyped-def]
     assert hub.requests == []
 
 
-def test_this_repository_can_be_pushed(
-    tool: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert tool.main(["org/space", "--dry-run"]) == 0
+def test_this_repository_can_be_pushed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert push_space.main(["org/space", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "selavpr/ui.py" in said
     assert "tests/" not in said

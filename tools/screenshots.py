@@ -1,7 +1,7 @@
 """Take the README's pictures of the app: screenshots, and an animation of the flow.
 
-    python tools/screenshots.py                    # writes assets/readme/
-    python tools/screenshots.py --out /tmp/shots --example 3
+    python -m tools.screenshots                    # writes assets/readme/
+    python -m tools.screenshots --out /tmp/shots --example 3
 
 Starts the app on this machine and drives chromium through playwright. Every picture is taken once
 the page has come to rest, so a slow machine gives the same ones. What is too large is written again
@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gradio_client import Client, handle_file
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from selavpr import bundle  # noqa: E402 - the tool runs from anywhere
-from selavpr.cards import Example  # noqa: E402
+from selavpr import bundle
+from selavpr.cards import Example
+from selavpr.geo import Location
+from selavpr.metrics import RIGHT_M
+from tools.processes import ROOT, app
 
 OPTIONS = (
     "--no-sandbox",
@@ -43,33 +41,9 @@ LIMIT_BYTES = 1_500_000
 QUALITIES = (80, 70, 60, 50, 40)
 PATIENCE_MS = 600_000
 ANIMATION_WIDTH = 960
-RIGHT_M = 25.0
-"""An answer this close to the truth may stand in the README."""
 
 Frame = tuple[Image.Image, int]
 """A picture, and how long it stays in milliseconds."""
-
-
-@contextmanager
-def app() -> Iterator[str]:
-    """The app's address while it runs."""
-    with tempfile.TemporaryDirectory() as uploads:
-        server = subprocess.Popen(
-            [sys.executable, "app.py"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "GRADIO_TEMP_DIR": uploads},
-        )
-        assert server.stdout
-        try:
-            address = server.stdout.readline().strip()
-            if not address:
-                raise SystemExit("The app did not start; it says why above.")
-            yield address
-        finally:
-            server.terminate()
-            server.wait()
 
 
 @contextmanager
@@ -230,10 +204,6 @@ def write_all(taken: dict[str, list[Frame]], out: Path, limit: int = LIMIT_BYTES
 
 def best_example(address: str, examples: Sequence[Example]) -> int:
     """The first example that is answered rightly and most surely; 0 where none is."""
-    from gradio_client import Client, handle_file
-
-    from selavpr.geo import Location
-
     kinds = ("sure", "probably", "unsure")
     found: list[tuple[int, int]] = []
     client = Client(address, verbose=False)
@@ -265,8 +235,8 @@ def main() -> int:
     if args.address:
         taken = pictures(args.address, args.example, examples, args.browser)
     else:
-        with app() as address:
-            taken = pictures(address, args.example, examples, args.browser)
+        with app() as running:
+            taken = pictures(running.address, args.example, examples, args.browser)
     total = write_all(taken, args.out)
     for name in taken:
         print(f"{(args.out / name).stat().st_size / 1e3:8.0f} kB  {args.out / name}")

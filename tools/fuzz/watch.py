@@ -23,6 +23,7 @@ from typing import Any
 
 from selavpr.errors import SelaVPRError
 from tools.fuzz.mutation import Files
+from tools.processes import resident_mb
 
 CPU_S = 10.0
 """Processor time one case may take; a user waits no longer for an error."""
@@ -211,15 +212,6 @@ def write(files: Files, folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-
-
-def resident_mb(pid: int) -> float:
-    """Memory a process holds."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):  # it has just ended
-        return 0.0
-    return pages * resource.getpagesize() / 1e6
 
 
 def cpu_seconds(pid: int) -> float:

@@ -1,0 +1,60 @@
+"""Processes beside this one: the app, and how much memory one holds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class App:
+    """The app while it runs.
+
+    Attributes:
+        address: of its page.
+        serves: model, cities and device in a line, as it says them.
+        pid: of its process.
+    """
+
+    address: str
+    serves: str
+    pid: int
+
+
+@contextmanager
+def app() -> Iterator[App]:
+    """Start ``app.py``, with a folder of its own for uploads; it ends with the context."""
+    with tempfile.TemporaryDirectory() as uploads:
+        server = subprocess.Popen(
+            [sys.executable, "app.py"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "GRADIO_TEMP_DIR": uploads},
+        )
+        assert server.stdout
+        try:
+            address, serves = (server.stdout.readline().strip() for _ in range(2))
+            if not address:
+                raise SystemExit("The app did not start; it says why above.")
+            yield App(address, serves, server.pid)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def resident_mb(pid: int) -> float:
+    """Memory a process holds in MB; 0 when it has just ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
