@@ -75,6 +75,11 @@ class Trial:
     allowed: NDArray[np.bool_]
     distances_m: NDArray[np.float64]
 
+    @property
+    def known(self) -> bool:
+        """Whether positions are known."""
+        return bool(np.isfinite(self.distances_m).all())
+
 
 def trial(name: str, photos: Path, city: Path | None, limit: int) -> Trial:
     """Read a set; at most ``limit`` of its queries, by lot, when it is not 0."""
@@ -223,10 +228,14 @@ def size(kept: Any) -> int:
     return sum(int(x.nbytes) for x in (kept if isinstance(kept, tuple) else (kept,)))
 
 
-def recalls(task: Trial, lists: list[list[int]] | None, known: bool) -> list[str]:
-    """R@1 within 10 m, within 25 m, and within 25 m with the doubtful left out; or chance."""
+def recalls(task: Trial, lists: list[list[int]] | None) -> list[str]:
+    """R@1 within 10 m, within 25 m, and within 25 m with the doubtful left out; or chance.
+
+    Of the same place alone where no positions are known.
+    """
     cells = []
-    for metres, doubtful in ((10.0, 10.0), (25.0, 25.0), (25.0, 50.0)) if known else ((0.0, 0.0),):
+    rules = ((10.0, 10.0), (25.0, 25.0), (25.0, 50.0)) if task.known else ((0.0, 0.0),)
+    for metres, doubtful in rules:
         offered = task.allowed & ~((task.distances_m > metres) & (task.distances_m <= doubtful))
         right = offered & (task.distances_m <= metres)
         asked = np.flatnonzero(right.any(axis=1))
@@ -241,9 +250,13 @@ def recalls(task: Trial, lists: list[list[int]] | None, known: bool) -> list[str
     return cells
 
 
+def main_recall(cells: list[str]) -> str:
+    """Of what ``recalls`` gives the R@1 within 25 m, or of the same place, in percent."""
+    return cells[min(1, len(cells) - 1)].split()[0]
+
+
 def run(task: Trial, args: argparse.Namespace, model: SelaVPR) -> dict[str, Any]:
     """Measure one set; prints its table."""
-    known = bool(np.isfinite(task.distances_m).all())
     database, queries = ([p.path for p in photos] for photos in (task.database, task.queries))
     lists, seconds = global_lists(model, task, args.candidates, args.work)
     report: dict[str, Any] = {"queries": len(queries), "references": len(database), "rows": []}
@@ -252,18 +265,18 @@ def run(task: Trial, args: argparse.Namespace, model: SelaVPR) -> dict[str, Any]
         """``costs``: seconds a photo, seconds a pair, bytes a photo."""
         report["rows"].append({"name": name, "recall": cells, "costs": list(costs)})
 
-    add("chance", recalls(task, None, known))
-    add("global: ours", recalls(task, lists, known), seconds, 0, 4 * model.config.width)
+    add("chance", recalls(task, None))
+    add("global: ours", recalls(task, lists), seconds, 0, 4 * model.config.width)
     raw, seconds = descriptors("raw", model, database, queries, args.work)
     for name, found in raw.items():
         first = ranked(found[len(database) :], found[: len(database)], task, args.candidates)
-        add(f"global: raw {name}", recalls(task, first, known), seconds, 0, 4 * found.shape[1])
+        add(f"global: raw {name}", recalls(task, first), seconds, 0, 4 * found.shape[1])
     about = {"model": model.fingerprint(), "side": args.side, "precision": str(model.precision)}
     matchers = build(args.matchers, model, database, args.side, args.xfeat_weights)
     for name, matcher in matchers.items():
         ordered, spent = rerank(name, matcher, task, lists, args.work, about)
-        add(f"re-ranked: {name}", recalls(task, ordered, known), *spent.values())
-    header = ["R@1 10 m", "R@1 25 m", "R@1 25 m, 25-50 m out"] if known else ["R@1 same place"]
+        add(f"re-ranked: {name}", recalls(task, ordered), *spent.values())
+    header = ["R@1 10 m", "R@1 25 m", "R@1 25 m, 25-50 m out"] if task.known else ["R@1 same place"]
     report["header"] = header
     depth = args.candidates or "all"
     print(f"\n## {task.name}: {len(queries)} queries, {len(database)} references, "
@@ -284,13 +297,12 @@ def plot(report: dict[str, Any], candidates: int, path: Path) -> None:
     """Draw R@1 of every set against a query's time and a reference's bytes."""
     time_points, byte_points = [], []
     for name, found in report.items():
-        at = min(1, len(found["header"]) - 1)  # within 25 m; the same place
         first = found["rows"][1]["costs"]
         for row in found["rows"][1:]:
             photo, pair, stored = row["costs"]
             if not photo:
                 continue
-            recall = float(row["recall"][at].split()[0]) / 100
+            recall = float(main_recall(row["recall"])) / 100
             second = row["name"].startswith("re-ranked")
             # Both of our stages look at a photo once; another's second stage looks once more.
             extra = first[0] if second and row["name"] != "re-ranked: ours" else 0
@@ -301,7 +313,7 @@ def plot(report: dict[str, Any], candidates: int, path: Path) -> None:
                 Point(name, label, (stored + (first[2] if second else 0)) / 1000, recall)
             )
     panels = [("ms a query", time_points), ("KB a reference", byte_points)]
-    draw([(cost, points) for cost, points in panels], "R@1", path, joined=False)
+    draw(panels, "R@1", path, joined=False)
 
 
 def main() -> None:

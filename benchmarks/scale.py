@@ -105,7 +105,7 @@ def search_bytes(photos: int, width: int) -> int:
 class Timed:
     """One process, with a clock: a ``building.Engine``."""
 
-    workers = 1
+    workers = building.ONE_PROCESS.workers
 
     def __init__(self) -> None:
         """Nothing is measured yet."""
@@ -120,12 +120,12 @@ class Timed:
         self, groups: Mapping[int, Sequence[Path]], model: SelaVPR, batch_size: int
     ) -> Iterator[tuple[int, bytes]]:
         """As one process."""
-        for number, photos in groups.items():
-            start = time.perf_counter()
-            part = building.part_of(photos, model, batch_size)
+        start = time.perf_counter()
+        for number, part in building.ONE_PROCESS.parts(groups, model, batch_size):
             self.seconds += time.perf_counter() - start
             self.bytes += len(part)
             yield number, part
+            start = time.perf_counter()
 
 
 def measure(photos: Sequence[Path], model: SelaVPR) -> Rates:

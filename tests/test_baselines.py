@@ -61,7 +61,7 @@ def test_seasons_are_asked_of_every_other_visit(photos: Path) -> None:
               if ok)) for q, row in zip(task.queries, task.allowed, strict=True)}  # fmt: skip
     assert ("00", ("10", "11")) in asked and ("21", ("00", "01")) in asked and len(asked) == 12
     # One of the two offered shows the same place.
-    assert recalls(task, None, known=False) == ["50.0"]
+    assert recalls(task, None) == ["50.0"]
 
 
 def test_a_city(town: Path, tmp_path: Path) -> None:
@@ -79,15 +79,15 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     four = [photo(tmp_path, f"{i}") for i in range(4)]
     task = Trial("x", [photo(tmp_path, "q")], four, np.ones((1, 4), bool),
                  np.array([[5.0, 20.0, 30.0, 90.0]]))  # fmt: skip
-    assert recalls(task, None, known=True) == ["25.0", "50.0", "66.7"]
-    first = [cell.split()[0] for cell in recalls(task, [[2, 1, 0, 3]], known=True)]
+    assert recalls(task, None) == ["25.0", "50.0", "66.7"]
+    first = [cell.split()[0] for cell in recalls(task, [[2, 1, 0, 3]])]
     assert first == ["0.0", "0.0", "100.0"]  # without the one at 30 m the one at 20 m is first
 
 
 def test_nothing_to_answer(tmp_path: Path) -> None:
     task = Trial("x", [photo(tmp_path, "q")], [photo(tmp_path, "r")], np.ones((1, 1), bool),
                  np.array([[500.0]]))  # fmt: skip
-    assert recalls(task, [[0]], known=True) == ["-", "-", "-"]
+    assert recalls(task, [[0]]) == ["-", "-", "-"]
 
 
 def test_scores_order_and_resume(photos: Path, tmp_path: Path) -> None:
