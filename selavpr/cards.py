@@ -20,7 +20,7 @@ from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.index import Manifest
 from selavpr.structs import Candidate, Place, Recognition
-from selavpr.text import both, by_language, distance, duration, example_title, plain
+from selavpr.text import both, by_language, distance, duration, plain
 
 SHOWN = 5
 """Candidates a column shows before "more"."""
@@ -338,8 +338,7 @@ def how_it_works() -> str:
 
 
 def _title(example: Example) -> str:
-    chinese = example.chinese or example_title(example.title)
-    return by_language({"en": example.title, "zh": chinese})
+    return by_language({"en": example.title, "zh": example.chinese or example.title})
 
 
 def _name(candidate: Candidate) -> str:

@@ -7,7 +7,6 @@ the photo shows the city, and that the answer is right. Verdict and radii follow
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from selavpr.confidence import FEATURES, Evidence, Verdict
 from selavpr.errors import IndexFileError
 from selavpr.regression import logistic
+from selavpr.structs import is_number
 
 VERSION = 1
 """Of the calibration's form; another one is passed over, which leaves the index uncalibrated."""
@@ -94,10 +94,10 @@ class Calibration:
             values = getattr(self, name)
             if not isinstance(values, tuple) or len(values) != length:
                 raise _damaged(f"{name} must be {length} numbers")
-            if not all(_is_number(x) and abs(x) < 1e9 for x in values):
+            if not all(is_number(x) and abs(x) < 1e9 for x in values):
                 raise _damaged(f"{name} holds something that is no finite number")
         for name in ("not_here_below", "probably_from", "sure_from"):
-            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 2:
+            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 2:
                 raise _damaged(f"{name} must be a probability")
         for name in ("top_k", "photos", "outside"):
             value = getattr(self, name)
@@ -161,12 +161,6 @@ class Calibration:
         if right >= self.sure_from:
             return "sure"
         return "probably" if right >= self.probably_from else "unsure"
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) <= sys.float_info.max  # isfinite() raises on huge whole numbers
 
 
 def _damaged(reason: str) -> IndexFileError:

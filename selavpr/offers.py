@@ -9,6 +9,7 @@ from typing import Any
 
 from selavpr.errors import LocationError, OptionError
 from selavpr.geo import Location
+from selavpr.structs import is_number
 
 SMALLEST_DEG = 1e-5
 """An area of about a metre is not divided further, however many photos it holds."""
@@ -153,13 +154,7 @@ def read_place(geometry: Any) -> Location | None:
 
 def read_number(value: Any) -> float | None:
     """A finite number of a JSON answer; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:  # JSON's whole numbers have no end
-        return None
-    return number if math.isfinite(number) else None
+    return float(value) if is_number(value) else None
 
 
 def read_heading(value: Any) -> float | None:

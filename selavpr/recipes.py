@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from selavpr.errors import OptionError
 from selavpr.mining import Mining
-from selavpr.structs import PATCH, Resize
+from selavpr.structs import PATCH, Resize, Scoring, is_number
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,6 +48,7 @@ class Recipe:
     input_size: int = 224
     resize: Resize = "squash"
     shapes: tuple[tuple[int, int], ...] = ()  # (width, height) to train at; () is the input size
+    scoring: Scoring = "count"  # how the model is to re-rank, in validation and ever after
     adapters: bool = True  # train them, or leave them zero
     local_head: bool = True
 
@@ -95,7 +96,7 @@ class Recipe:
             whole = kind is int and (isinstance(value, bool) or not isinstance(value, int))
             if (
                 whole
-                or (kind in (int, float) and not _is_number(value))
+                or (kind in (int, float) and not is_number(value))
                 or (kind in (int, float) and value < 0)
             ):
                 raise OptionError(f"{name} must be a number of 0 or more, not {value!r}.")
@@ -163,9 +164,3 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 
 def _list(names: set[str]) -> str:
     return ", ".join(sorted(names))
-
-
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Not isfinite, which fails for a whole number beyond any float.
-    return is_number and abs(value) <= sys.float_info.max

@@ -10,7 +10,7 @@ import operator
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -25,6 +25,15 @@ MAX_INPUT = 2044
 """Largest input side: attention over 146 x 146 tokens already takes gigabytes."""
 
 Resize = Literal["squash", "keep-aspect"]
+Scoring = Literal["count", "expected"]
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value from a file is a finite number; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    # Not isfinite, which fails for a whole number beyond any float, as JSON may hold.
+    return abs(value) <= sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class ModelConfig:
     input_size: int = 224  # side of the network input in pixels, a multiple of 14
     resize: Resize = "squash"  # reference: to a square; keep-aspect: same area, photo's shape
     antialias: bool = False  # reference evaluation: off; on keeps fine texture from aliasing
+    scoring: Scoring = "count"  # re-rank by mutual matches counted (paper), or by those expected
 
     def __post_init__(self) -> None:
         """Check every field once, so that nothing downstream has to."""
@@ -67,13 +77,14 @@ class ModelConfig:
             )
         if self.resize not in ("squash", "keep-aspect"):
             raise OptionError(f"resize must be 'squash' or 'keep-aspect', not {self.resize!r}.")
+        if self.scoring not in ("count", "expected"):
+            raise OptionError(f"scoring must be 'count' or 'expected', not {self.scoring!r}.")
         if not isinstance(self.antialias, bool):
             raise OptionError(f"antialias must be true or false, not {self.antialias!r}.")
-        if isinstance(self.adapter_scale, bool) or not isinstance(self.adapter_scale, (int, float)):
-            raise OptionError(f"adapter_scale must be a number, not {self.adapter_scale!r}.")
-        # Not isfinite, which fails for a whole number beyond any float, as JSON may hold.
-        if not abs(self.adapter_scale) <= sys.float_info.max:
-            raise OptionError(f"adapter_scale must be finite, not {self.adapter_scale!r}.")
+        if not is_number(self.adapter_scale):
+            raise OptionError(
+                f"adapter_scale must be a number, and finite, not {self.adapter_scale!r}."
+            )
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> ModelConfig:
@@ -228,8 +239,9 @@ class Candidate:
         global_rank: 1 for the most similar global descriptor.
         rank: 1 for the best after re-ranking; the same as ``global_rank`` without it.
         similarity: cosine of the global descriptors, -1 to 1.
-        matches: mutual nearest neighbours of local features, exact for the leading candidates and
-            estimated for the rest (see ``matching.count_mutual``); None where not re-ranked.
+        matches: what re-ranking orders by; None where not re-ranked. Mutual nearest neighbours of
+            local features: counted, exactly for the leading candidates and estimated for the rest
+            (see ``matching.count_mutual``), or expected (see ``matching.expect_mutual``).
     """
 
     place: Place
@@ -237,7 +249,7 @@ class Candidate:
     global_rank: int
     rank: int
     similarity: float
-    matches: int | None = None
+    matches: float | None = None
 
 
 @dataclass(frozen=True)

@@ -232,17 +232,6 @@ _TEXT: dict[str, tuple[str, str]] = {
 }
 
 
-_EXAMPLES = {
-    "summer day": "夏日",
-    "evening": "傍晚",
-    "night": "夜晚",
-    "rain": "雨天",
-    "snow": "雪天",
-    "crowded": "人车拥挤",
-    "not in this city": "不在此城市",
-}
-"""What the renderer of the bundled city calls its conditions, in lower case."""
-
 _DETAILS = tuple(
     (re.compile(english, re.DOTALL), chinese)
     for english, chinese in (
@@ -353,11 +342,6 @@ def duration(milliseconds: float) -> dict[str, str]:
     if milliseconds < 999.5:
         return both_plain("milliseconds", number=round(milliseconds))
     return both_plain("seconds", number=f"{milliseconds / 1000:.1f}")
-
-
-def example_title(title: str) -> str:
-    """The Chinese title of an example that is called after its weather, or the title itself."""
-    return _EXAMPLES.get(title.lower(), title)
 
 
 def gradio_table() -> dict[str, dict[str, str]]:
