@@ -49,7 +49,7 @@ QUEUE = 40
 VISITORS = 128
 """Visitors whose last answer is remembered, some 5 MB each; the oldest is forgotten first."""
 
-TOP_K, DEPTH, MAX_TOP_K = 20, 20, 100
+TOP_K, MAX_TOP_K = 20, 100
 LINES = 80
 
 _MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # the network is used one at a time
@@ -82,6 +82,7 @@ def build_demo(
     """
     site = Site(recognizers, tiles=tiles)
     first = next(iter(recognizers))
+    deepest = _deepest(site)
     manifests = [r.index.manifest for r in recognizers.values()]
     with gr.Blocks(
         title=plain("title", "en"), analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)
@@ -117,7 +118,12 @@ def build_demo(
                     )
                     rerank = gr.Checkbox(True, label=_t("rerank"), info=_t("rerank_info"))
                     depth = gr.Slider(
-                        1, MAX_TOP_K, DEPTH, step=1, label=_t("depth"), info=_t("depth_info")
+                        1,
+                        deepest,
+                        recognizers[first].depth,
+                        step=1,
+                        label=_t("depth"),
+                        info=_t("depth_info"),
                     )
                     compare = gr.Checkbox(False, label=_t("compare"), info=_t("compare_info"))
                 shelf = _html(
@@ -219,20 +225,27 @@ def build_demo(
 
         answer(go.click)
         city.input(
-            lambda city, found: gr.skip() if found else site.overview(city),
+            # What probabilities were fitted to differs from city to city.
+            lambda city, found: (
+                gr.skip() if found else site.overview(city),
+                recognizers[city].depth,
+            ),
             [city, session],
-            [verdict],
+            [verdict, depth],
             **_QUIET,
         )
         photo.upload(_checked, [photo], [photo], **_QUIET)
         photo.input(lambda: None, None, [truth], js=theme.FORGET_EXAMPLE, **_QUIET)
         copies = site.publish(examples)
 
-        def choose(event: gr.EventData) -> tuple[Any, ...]:
+        def choose(city: str, depth: float, event: gr.EventData) -> tuple[Any, ...]:
             example = copies[int(event.number)]
-            return str(example.photo), first, example.truth
+            if city != first:
+                depth = recognizers[first].depth
+            return str(example.photo), first, depth, example.truth
 
-        answer(shelf.click(choose, None, [photo, city, truth], **_QUIET).then)
+        chosen = shelf.click(choose, [city, depth], [photo, city, depth, truth], **_QUIET)
+        answer(chosen.then)
         columns.click(
             pick,
             [session, *controls],
@@ -245,7 +258,16 @@ def build_demo(
             control.change(
                 redraw, [session, *controls], [picture], trigger_mode="always_last", **_QUIET
             )
-        demo.load(_settings, None, settings, **_QUIET).then(None, js=theme.REOPEN, **_QUIET)
+
+        def reopened(request: gr.Request) -> tuple[int, bool, int]:
+            asked = request.query_params
+            return (
+                _number(asked.get("k"), TOP_K, MAX_TOP_K),
+                asked.get("rerank") != "0",
+                _number(asked.get("depth"), recognizers[first].depth, deepest),
+            )
+
+        demo.load(reopened, None, settings, **_QUIET).then(None, js=theme.REOPEN, **_QUIET)
         _add_api(site)
     return demo
 
@@ -313,6 +335,8 @@ def launch(
         for attempt in range(ATTEMPTS):
             try:
                 _, address, _ = start()
+                if mcp:
+                    _answer_in_json(demo.mcp_server_obj)
                 break
             except ValueError as error:
                 # Gradio asks itself for the page, and gives up if that takes three seconds.
@@ -334,40 +358,57 @@ def launch(
     return str(address)
 
 
+def _answer_in_json(server: Any) -> None:
+    """Have MCP's tools answer in JSON; Gradio would send what Python prints of a dictionary."""
+    wrapped = server.postprocess_output_data
+
+    def in_json(answers: Sequence[Any], root_url: str) -> Any:
+        return wrapped([json.dumps(answer, ensure_ascii=False) for answer in answers], root_url)
+
+    server.postprocess_output_data = in_json
+
+
 def _add_api(site: Site) -> None:
     """The endpoints for programs: inputs that are never seen, plain data out."""
 
     # Gradio hands these texts to language models; they describe the parameters by name.
     @_answering
     def locate(
-        photo: str, city: str, top_k: float, rerank: bool, rerank_depth: float
+        photo: str, city: str, top_k: float, rerank: bool, rerank_depth: int | None = None
     ) -> dict[str, Any]:
         """Find where a street photo was taken.
 
         Args:
-            photo: the photo, as a file or an address.
+            photo: address of the photo, http(s) or data.
             city: name of the index to search.
             top_k: candidates to return, 1 to 100.
             rerank: order them by matched details; without it the first stage alone decides.
-            rerank_depth: how many of the first stage's candidates are re-ranked, 1 to 100.
+            rerank_depth: how many of the first stage's candidates are re-ranked, 1 to 100; those
+                the city is calibrated for when left out, else no probability is given.
         """
-        return site.answer(site.locate(_given(photo), city, int(top_k), rerank, int(rerank_depth)))
+        return site.answer(site.locate(_given(photo), city, int(top_k), rerank, rerank_depth))
 
     @_answering
     def matches(
-        photo: str, city: str, top_k: float, rerank: bool, rerank_depth: float, rank: float
+        photo: str,
+        city: str,
+        top_k: float,
+        rerank: bool,
+        rerank_depth: int | None = None,
+        rank: float = 1,
     ) -> dict[str, Any]:
         """Match a photo's details with one of its candidates.
 
         Args:
-            photo: the photo, as a file or an address.
+            photo: address of the photo, http(s) or data.
             city: name of the index to search.
             top_k: candidates to consider, 1 to 100.
             rerank: order them by matched details.
-            rerank_depth: how many of the first stage's candidates are re-ranked, 1 to 100.
+            rerank_depth: how many of the first stage's candidates are re-ranked, 1 to 100; those
+                the city is calibrated for when left out, else no probability is given.
             rank: of the candidate, 1 for the best.
         """
-        found = site.locate(_given(photo), city, int(top_k), rerank, int(rerank_depth))
+        found = site.locate(_given(photo), city, int(top_k), rerank, rerank_depth)
         return site.match_data(site.pick(found, int(rank) - 1))
 
     # Not the page's own: the API's pages show labels, and cannot show them in two languages.
@@ -380,7 +421,13 @@ def _add_api(site: Site) -> None:
             gr.Dropdown(names, value=names[0], label="city: name of the index to search"),
             gr.Slider(1, MAX_TOP_K, TOP_K, step=1, label="candidates to return"),
             gr.Checkbox(True, label="order by matched details"),
-            gr.Slider(1, MAX_TOP_K, DEPTH, step=1, label="candidates to re-rank"),
+            gr.Number(
+                None,
+                precision=0,
+                minimum=1,
+                maximum=_deepest(site),
+                label="candidates to re-rank; as many as calibrated for when left out",
+            ),
         ]
         rank = gr.Number(1, precision=0, minimum=1, label="rank of the candidate, 1 for the best")
         result, button = gr.JSON(label="answer"), gr.Button()
@@ -457,16 +504,16 @@ def _path_of(upload: Any) -> str | None:
     return None if upload is None else str(upload.path)
 
 
-def _settings(request: gr.Request) -> tuple[int, bool, int]:
-    """Candidates and re-ranking as the address asks for them, which anybody may have edited."""
-    asked = request.query_params
+def _number(digits: str | None, default: int, most: int) -> int:
+    """A number of the page's address, which anybody may have edited."""
+    if digits is None or not digits.isascii() or not digits.isdigit():
+        return default
+    return min(max(int(digits[:9]), 1), most)
 
-    def number(name: str, default: int) -> int:
-        digits = str(asked.get(name, default))
-        value = int(digits) if digits.isascii() and digits.isdigit() else default
-        return min(max(value, 1), MAX_TOP_K)
 
-    return number("k", TOP_K), asked.get("rerank") != "0", number("depth", DEPTH)
+def _deepest(site: Site) -> int:
+    """Most candidates that may be re-ranked: what a city is calibrated for is always among them."""
+    return max(MAX_TOP_K, *(recognizer.depth for recognizer in site.recognizers.values()))
 
 
 def _language(request: gr.Request) -> str:

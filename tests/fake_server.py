@@ -35,7 +35,7 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
 
     Args:
         folder: for the server's log and uploads.
-        *options: ``"--tiles"`` lets the map try OpenStreetMap.
+        *options: ``"--tiles"`` lets the map try OpenStreetMap, ``"--mcp"`` serves language models.
     """
     log_file = folder / "server.log"
     environment = {
@@ -53,8 +53,9 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
         )
     assert process.stdout
     try:
-        line = process.stdout.readline().strip()
-        assert line.startswith("http"), log_file.read_text(encoding="utf-8")
+        # Gradio announces an MCP server in lines of its own.
+        line = next((said for said in process.stdout if said.startswith("http")), "").strip()
+        assert line, log_file.read_text(encoding="utf-8")
         yield Server(line, log_file)
     finally:
         process.terminate()
@@ -75,17 +76,17 @@ def main() -> None:
             path = Path(folder) / f"{title}.jpg"
             drawn_street(100 + i, (640, 480)).save(path)
             examples.append(Example(path, title, truth=Location(60.166, 24.942)))
-        other = FakeRecognizer(FakeIndex("other-town", "Other Town", count=6), calibrated=False)
+        other = FakeIndex("other-town", "Other Town", count=6)
         demo = ui.build_demo(
             {
-                "drawn-town": FakeRecognizer(),
-                "other-town": other,
+                "drawn-town": FakeRecognizer(depth=16),
+                "other-town": FakeRecognizer(other, calibrated=False, depth=4),
                 "broken-town": FakeRecognizer(FakeIndex("broken-town", "Broken Town"), broken=True),
             },
             examples,
             tiles="--tiles" in sys.argv,
         )
-    sys.stdout.write(ui.launch(demo) + "\n")
+    sys.stdout.write(ui.launch(demo, mcp="--mcp" in sys.argv) + "\n")
     sys.stdout.flush()
     demo.block_thread()
 
