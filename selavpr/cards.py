@@ -355,7 +355,8 @@ def _card(
     facts = [both("similarity", value=f"{candidate.similarity:.3f}")]
     move = ""
     if candidate.matches is not None:
-        facts.append(both("matches", count=f"{candidate.matches:,}"))
+        key = "matches" if isinstance(candidate.matches, int) else "expected_matches"
+        facts.append(both(key, count=candidate.matches_text))
     if kind == "rerank":
         gained = candidate.global_rank - candidate.rank
         key = "up" if gained > 0 else "down" if gained < 0 else "same"

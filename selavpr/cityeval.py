@@ -63,7 +63,7 @@ class Answer:
     Attributes:
         query: the photo.
         rows: of the candidates, in their global order.
-        matches: of each candidate.
+        matches: of each candidate, counted or expected.
         location: the fused position.
         evidence: for the answer.
         milliseconds: by stage.
@@ -71,7 +71,7 @@ class Answer:
 
     query: Query
     rows: list[int]
-    matches: list[int]
+    matches: list[float]
     location: Location
     evidence: Evidence
     milliseconds: dict[str, float]
@@ -281,7 +281,7 @@ def _answer(query: Query, record: dict[str, Any]) -> Answer:
         return Answer(
             query,
             [int(row) for row in record["rows"]],
-            [int(count) for count in record["matches"]],
+            [float(count) for count in record["matches"]],
             Location(*record["location"]),
             Evidence(**record["evidence"]),
             dict(record["milliseconds"]),

@@ -143,7 +143,7 @@ def _print_answer(
         print(f"  within {estimate.radius50_m:.0f} m (50 %), {estimate.radius90_m:.0f} m (90 %)")
     print("  rank  global  matches  similarity  place")
     for c in found.candidates[:SHOWN]:
-        place, matches = c.place, "-" if c.matches is None else str(c.matches)
+        place, matches = c.place, c.matches_text
         at = f"{place.location.latitude:.6f}, {place.location.longitude:.6f}"
         print(
             f"  {c.rank:>4}  {c.global_rank:>6}  {matches:>7}  {c.similarity:>10.3f}  "

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selavpr.geo import Location
-from selavpr.structs import Candidate
+from selavpr.structs import Candidate, Scoring
 
 Verdict = Literal["sure", "probably", "unsure", "not here"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -32,6 +32,9 @@ TOGETHER_M = 50.0
 LOOKED_AT = 20
 """Candidates the evidence is gathered from, however many are shown or were re-ranked. As many are
 re-ranked unless a calibration, or the user, says otherwise."""
+
+STANDS_OUT: Mapping[Scoring, float] = {"count": 10.0, "expected": 6.0}
+"""Margin from which the best candidate stands out, if nobody has calibrated the index."""
 
 FEATURES = (
     "share",
@@ -53,10 +56,12 @@ class Evidence:
         margin: how far the best candidate's count lies above the median of all candidates, in
             robust standard deviations; 0 where nothing was re-ranked.
         together: share of the five best candidates that lie within 50 m of the answer, 0 to 1.
-        share: the best candidate's matches as a share of the photo's local descriptors, 0 to 1.
+        share: the best candidate's matches as a share of the photo's local descriptors that could
+            match, 0 to 1.
         lead: by what share of its count the best candidate beats the best one elsewhere.
         similarity: cosine of the global descriptors of the photo and its most similar reference.
         similarity_lead: how far that lies above the most similar reference elsewhere.
+        scoring: what the candidates' matches are.
     """
 
     agreeing: float
@@ -66,6 +71,7 @@ class Evidence:
     lead: float = 0.0
     similarity: float = 0.0
     similarity_lead: float = 0.0
+    scoring: Scoring = "count"
 
     def vector(self) -> NDArray[np.float64]:
         """The evidence as numbers ``[F]``, in the order of ``FEATURES``, on even scales."""
@@ -74,7 +80,11 @@ class Evidence:
 
 
 def gather(
-    candidates: Sequence[Candidate], location: Location, agreeing: float, descriptors: int
+    candidates: Sequence[Candidate],
+    location: Location,
+    agreeing: float,
+    descriptors: int,
+    scoring: Scoring = "count",
 ) -> Evidence:
     """Evidence for an answer.
 
@@ -83,6 +93,7 @@ def gather(
         location: the answer.
         agreeing: share of the best candidate's matches that agree on one geometry.
         descriptors: number of the photo's local descriptors.
+        scoring: what the candidates' matches are.
     """
     seen = sorted(candidates, key=lambda c: c.global_rank)[:LOOKED_AT]
     best, nearest = candidates[0], seen[0]
@@ -98,12 +109,13 @@ def gather(
     near = [_near(c, location) for c in candidates[:5]]
     return Evidence(
         agreeing=agreeing,
-        margin=margin(counts),
+        margin=margin(counts, scoring),
         together=sum(near) / len(near),
         share=most / max(descriptors, 1),
         lead=(most - rival) / max(most, 1),
         similarity=nearest.similarity,
         similarity_lead=nearest.similarity - max(similar, default=min(c.similarity for c in seen)),
+        scoring=scoring,
     )
 
 
@@ -111,7 +123,7 @@ def _near(candidate: Candidate, place: Location) -> bool:
     return candidate.place.location.distance_m(place) <= TOGETHER_M
 
 
-def margin(counts: Sequence[int]) -> float:
+def margin(counts: Sequence[float], scoring: Scoring = "count") -> float:
     """How far the largest of the counts stands out; 0 for fewer than three."""
     if len(counts) < 3:
         return 0.0
@@ -119,9 +131,13 @@ def margin(counts: Sequence[int]) -> float:
     rest = np.sort(values)[:-1]
     middle = float(np.median(rest))
     spread = 1.4826 * float(np.median(np.abs(rest - middle)))
-    # Counts vary by chance like their square root; without that floor two equal counts would make
-    # any third look like a sensation.
-    return (float(values.max()) - middle) / max(spread, float(np.sqrt(max(middle, 1.0))) / 2, 1.0)
+    # Counts vary by chance like their square root, expected numbers are smooth; without a floor two
+    # equal ones would make any third look like a sensation.
+    if scoring == "count":
+        floor = max(float(np.sqrt(max(middle, 1.0))) / 2, 1.0)
+    else:
+        floor = max(middle / 20, 1e-6)
+    return (float(values.max()) - middle) / max(spread, floor)
 
 
 def verdict(evidence: Evidence) -> Verdict:
@@ -130,5 +146,5 @@ def verdict(evidence: Evidence) -> Verdict:
     It takes both signs to say "probably": on the bundled sample no photo from outside the city had
     them. It is never "sure" and never "not here"; claims like these need a calibrated index.
     """
-    strong = evidence.agreeing >= 0.35 and evidence.margin >= 10
+    strong = evidence.agreeing >= 0.35 and evidence.margin >= STANDS_OUT[evidence.scoring]
     return "probably" if strong else "unsure"

@@ -24,6 +24,7 @@ from selavpr.localfeatures import (
     dense_cells,
     dense_counts,
     densified,
+    densified_centres,
     unit,
 )
 
@@ -80,6 +81,10 @@ class DenseCodec:
             )
             for one in stored
         ]
+
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+        """Of what is read."""
+        return densified_centres(self, stored, network)
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,10 @@ class KeypointCodec:
             found.append(Local(unit(descriptors.to(network.device)), grid, where))
         return found
 
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+        """Of what is read."""
+        return densified_centres(self, stored, network)
+
 
 @dataclass(frozen=True, eq=False)
 class ProductCodec:
@@ -226,6 +235,10 @@ class ProductCodec:
             Local(unit(self._decode(one.arrays[0]).to(network.device)), dense_cells(one.grid))
             for one in stored
         ]
+
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+        """Of what is read."""
+        return densified_centres(self, stored, network)
 
     def _encode(self, descriptors: Tensor) -> NDArray[np.uint8]:
         parts = descriptors.chunk(len(self.books), dim=1)

@@ -20,9 +20,9 @@ from a stranger: nothing in it is trusted until it has been checked, and nothing
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -57,6 +57,8 @@ from selavpr.searchers import Searcher
 from selavpr.structs import Place
 
 __all__ = ["MANIFEST", "Manifest", "PlaceIndex", "verify"]
+
+T = TypeVar("T")
 
 
 class Supply(Protocol):
@@ -239,9 +241,22 @@ class PlaceIndex:
             IndexFileError: they are damaged.
             PhotoError: a stored photo that is to be extracted again is missing or damaged.
         """
+        return self._decoded(self.codec.local, rows, network)
+
+    @torch.inference_mode()
+    def centres(self, rows: Sequence[int], network: Network) -> list[Tensor]:
+        """Local descriptors ``[n, d]`` at the tokens' centres of photos; otherwise as ``local``."""
+        return self._decoded(self.codec.centres, rows, network)
+
+    def _decoded(
+        self,
+        decode: Callable[[Sequence[Stored], Network], list[T]],
+        rows: Sequence[int],
+        network: Network,
+    ) -> list[T]:
         self._supply.need(part for row in rows for part in self._parts(row))
         try:
-            return self.codec.local([self.stored(row) for row in rows], network)
+            return decode([self.stored(row) for row in rows], network)
         except ValueError as error:
             raise IndexFileError(
                 f"The local features in {self.folder} are damaged: {error}; build the index again."

@@ -100,6 +100,11 @@ class TokensCodec:
             numbers, lambda i: stored[i].grid, lambda i: self.tokens(stored[i]), network
         )
 
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+        """Decoded and projected."""
+        tokens = (self.tokens(one).flatten(0, 1) for one in stored)
+        return [network.project(some.to(network.device)) for some in tokens]
+
 
 @dataclass(frozen=True)
 class NoCodec:
@@ -152,6 +157,11 @@ class NoCodec:
             dense = one.local[0]
             found.append(Local(dense.flatten(0, 1), (dense.shape[0], dense.shape[1])))
         return found
+
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+        """Extracted and projected."""
+        features = network.extract_each([one.photo() for one in stored])
+        return [network.project(one.tokens[0].flatten(0, 1).to(network.device)) for one in features]
 
 
 CODECS: Mapping[str, type[Codec]] = {

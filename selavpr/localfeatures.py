@@ -33,6 +33,9 @@ class Network(Protocol):
     def densify(self, tokens: Tensor) -> Tensor:
         """Local descriptors ``[B, 4h-3, 4w-3, d]`` from tokens ``[B, h, w, C]``."""
 
+    def project(self, tokens: Tensor) -> Tensor:
+        """Local descriptors ``[..., d]`` at the centres of tokens ``[..., C]``."""
+
     def extract_each(self, photos: Sequence[Image.Image], *, local: bool = False) -> list[Features]:
         """Features of photos."""
 
@@ -65,6 +68,13 @@ class Local:
     descriptors: Tensor
     grid: tuple[int, int]
     cells: Tensor | None = None
+
+    @property
+    def centres(self) -> Tensor:
+        """``[n, d]``: those at the centres of tokens, or all where only some are known."""
+        if self.cells is not None:
+            return self.descriptors
+        return self.descriptors.reshape(*self.grid, -1)[::4, ::4].flatten(0, 1)
 
     def cell(self, rows: Tensor) -> Tensor:
         """Cells of the dense grid, for rows of ``descriptors``."""
@@ -124,6 +134,9 @@ class Codec(Protocol):
     def local(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Local descriptors of photos, on the network's device; ValueError when damaged."""
 
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+        """Their ``Local.centres``, in a shorter way where there is one."""
+
 
 def same(one: Codec, other: Codec) -> bool:
     """Whether two codes are equal, so that their rows may stand side by side."""
@@ -148,6 +161,11 @@ def dense_counts(grids: NDArray[np.int64]) -> NDArray[np.int64]:
 def unit(descriptors: Tensor) -> Tensor:
     """Of unit length, where coding has changed it."""
     return torch.nn.functional.normalize(descriptors, dim=-1)
+
+
+def densified_centres(codec: Codec, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+    """``Codec.centres`` of codes that know no shorter way."""
+    return [one.centres for one in codec.local(stored, network)]
 
 
 def densify_each(

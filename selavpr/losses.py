@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selavpr.errors import OptionError
-from selavpr.matching import mutual_nearest
+from selavpr.matching import TEMPERATURE, mutual_nearest
 
 
 def triplet(
@@ -129,14 +129,12 @@ def soft_count(
     local: Tensor,
     same: Tensor,
     different: Tensor,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     sharpness: float = 4.0,
 ) -> Tensor:
-    """A differentiable stand-in for what re-ranking does: order photos by mutual matches.
+    """What re-ranking does, with a gradient: order photos by their expected mutual matches.
 
-    The number of mutual nearest neighbours is the sum over all pairs of rows of "j is best for i"
-    times "i is best for j"; with a softmax in place of each "best" (dual softmax, Rocco et al.,
-    NeurIPS 2018) it has a gradient. Each photo of the same place competes with the anchor's
+    ``matching.expect_mutual`` is the score. Each photo of the same place competes with the anchor's
     strangers, by the ratio of the counts: -log(s^k / (s^k + sum d^k)). A shift that all rows of a
     photo share cancels in a softmax: the network cannot win by marking photos instead of details.
 

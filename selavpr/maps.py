@@ -190,7 +190,7 @@ def _pin(i: int, candidate: Candidate) -> dict[str, Any]:
         "global": candidate.global_rank,
         "street": candidate.place.street or candidate.place.place_id,
         "similarity": round(candidate.similarity, 3),
-        "matches": candidate.matches,
+        "matches": None if candidate.matches is None else round(candidate.matches, 1),
     }
 
 

@@ -104,6 +104,17 @@ class LocalHead(nn.Module):
         dense = self.up2(F.relu(self.up1(tokens.permute(0, 3, 1, 2))))
         return F.normalize(dense.permute(0, 2, 3, 1).float(), dim=-1)
 
+    def project(self, tokens: Tensor) -> Tensor:
+        """``[..., C]`` to ``[..., dim]``: rows and columns 0, 4, 8, ... of ``forward``.
+
+        With stride 2 and padding 1 only the middle of a kernel reaches these cells, in both
+        up-convolutions: two small matrix products instead of the whole grid.
+        """
+        for i, up in enumerate((self.up1, self.up2)):
+            tokens = F.relu(tokens) if i else tokens
+            tokens = F.linear(tokens, up.weight[:, :, 1, 1].T, up.bias)
+        return F.normalize(tokens.float(), dim=-1)
+
     @torch.no_grad()
     def start_as_projection(self, mean: Tensor, projection: Tensor) -> None:
         """Set the weights so that the head projects centred tokens and upsamples them bilinearly.
@@ -261,11 +272,14 @@ class SelaVPR(nn.Module):
         return self.pool.p.device
 
     def fingerprint(self) -> str:
-        """SHA-256 over every tensor and setting that decides the features of this model."""
+        """SHA-256 over every tensor and setting that decides what this model answers."""
         source = self.to_weights()
         frozen = weights.fingerprint(source.backbone, self.config.depth)
         trained = weights.fingerprint(source.trained, self.config.depth)
-        return weights.digest([frozen, trained, dataclasses.asdict(self.config)])
+        shape = dataclasses.asdict(self.config)
+        if shape["scoring"] == "count":  # as all models did before there was a choice
+            del shape["scoring"]
+        return weights.digest([frozen, trained, shape])
 
     def forward(
         self, pixel_values: Tensor, *, local: bool = False, adapted: bool = True
@@ -312,6 +326,17 @@ class SelaVPR(nn.Module):
             ``[B, 4h-3, 4w-3, local_dim]`` float32, unit L2 norm.
         """
         return self.local_head(tokens)  # type: ignore[no-any-return]
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Local descriptors at the centres of the tokens alone: every fourth of ``densify``.
+
+        Args:
+            tokens: ``[..., C]``.
+
+        Returns:
+            ``[..., local_dim]`` float32, unit L2 norm.
+        """
+        return self.local_head.project(tokens)
 
     def extract(
         self,

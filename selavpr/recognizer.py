@@ -2,8 +2,8 @@
 
 Two stages (SelaVPR, section 3.4): the global descriptor finds the most similar reference photos,
 then their local features are matched against the photo's and the order follows the number of
-mutual nearest neighbours. How many are re-ranked settles place, verdict and probability; how many
-are shown does not.
+mutual nearest neighbours, counted or expected as the model was trained for. How many are re-ranked
+settles place, verdict and probability; how many are shown does not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from selavpr.locating import fused
 from selavpr.matching import keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR
 from selavpr.published import open_index
-from selavpr.reranking import count_local, order_of
+from selavpr.reranking import count_local, expect_local, order_of
 from selavpr.structs import Candidate, Estimate, Features, KeypointMatches, Recognition
 from selavpr.weights import DEFAULT_MODEL
 
@@ -218,14 +218,14 @@ class Recognizer:
         settling = depth or self.depth  # the candidates the answer is made of
         with _timed(timings, "search"):
             found = self.index.search(features.descriptor[0], max(top_k, settling))
-        counts: list[int] = []
+        scores: Sequence[float] = []
         if depth:
             progress("rerank", 0.5)
             with _timed(timings, "rerank"), self._lock:
-                counts = self._counts(features, [row for row, _ in found[:depth]])
+                scores = self._scores(features, [row for row, _ in found[:depth]])
         progress("locate", 0.9)
         with _timed(timings, "locate"):
-            candidates = self._ranked(found, counts)
+            candidates = self._ranked(found, scores)
             usual = depth == self.depth
             estimate = self._locate(features, photo_size, candidates[:settling], usual)
         progress("done", 1.0)
@@ -302,14 +302,20 @@ class Recognizer:
             return features.local[0]
         return self.model.densify(features.tokens)[0]
 
-    def _counts(self, features: Features, rows: list[int]) -> list[int]:
-        """Mutual matches of each candidate."""
+    @torch.inference_mode()
+    def _scores(self, features: Features, rows: list[int]) -> Sequence[float]:
+        """Mutual matches of each candidate, counted or expected."""
+        if self.model.config.scoring == "expected":
+            query = self.model.project(features.tokens[0].flatten(0, 1))
+            return expect_local(query, rows, lambda some: self.index.centres(some, self.model))
         query = self._local(features).flatten(0, 1)
         return count_local(query, rows, lambda some: self.index.local(some, self.model))
 
-    def _ranked(self, found: list[tuple[int, float]], counts: list[int]) -> tuple[Candidate, ...]:
+    def _ranked(
+        self, found: list[tuple[int, float]], scores: Sequence[float]
+    ) -> tuple[Candidate, ...]:
         """More matches first, then those that were not re-ranked; ties by the global order."""
-        order = [*order_of(counts), *range(len(counts), len(found))]
+        order = [*order_of(scores), *range(len(scores), len(found))]
         return tuple(
             Candidate(
                 place=self.index.place(found[i][0]),
@@ -317,7 +323,7 @@ class Recognizer:
                 global_rank=i + 1,
                 rank=rank,
                 similarity=found[i][1],
-                matches=counts[i] if i < len(counts) else None,
+                matches=scores[i] if i < len(scores) else None,
             )
             for rank, i in enumerate(order, 1)
         )
@@ -356,8 +362,10 @@ class Recognizer:
         # The sizes only set the scale in which agreement is measured; the photo need not be read.
         found = self._keypoint_matches(features, photo_size, candidates[0].row, photo_size)
         agreeing = float(found.agrees.float().mean()) if len(found.agrees) else 0.0
-        descriptors = self._local(features).shape[:2].numel()
-        return confidence.gather(candidates, location, agreeing, descriptors)
+        scoring = self.model.config.scoring
+        grid = features.tokens if scoring == "expected" else self._local(features)[None]
+        descriptors = grid.shape[1:3].numel()
+        return confidence.gather(candidates, location, agreeing, descriptors, scoring)
 
     @torch.inference_mode()
     def _keypoint_matches(

@@ -45,7 +45,7 @@ def to_dict(recognition: Recognition, photo: str) -> dict[str, Any]:
                 "lon": round(c.place.location.longitude, 7),
                 "street": c.place.street,
                 "similarity": round(c.similarity, 6),
-                "matches": c.matches,
+                "matches": None if c.matches is None else round(c.matches, 2),
             }
             for c in recognition.candidates
         ],

@@ -1,4 +1,9 @@
-"""The second stage: mutual matches between a photo and candidates of whatever shapes."""
+"""The second stage: mutual matches between a photo and candidates of whatever shapes.
+
+Two scores order them: the paper's count of mutual nearest neighbours on the dense grid, and the
+expected number of them at the tokens' centres, which models trained for it rank better by
+(``ModelConfig.scoring``).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import torch
 from torch import Tensor
 
 from selavpr.localfeatures import Local, densify_each
-from selavpr.matching import Mode, count_mutual
+from selavpr.matching import Mode, count_mutual, expect_mutual
 from selavpr.model import SelaVPR
 
 COUNT_BLOCK = 100
@@ -16,16 +21,55 @@ COUNT_BLOCK = 100
 block those that lead are counted in full, so the first of all blocks is exact, too."""
 
 
-def count_matches(
+@torch.inference_mode()
+def score_tokens(
     model: SelaVPR,
     query: Tensor,
     rows: Sequence[int],
     grid: Callable[[int], tuple[int, int]],
     tokens: Callable[[int], Tensor],
     mode: Mode = "fast",
-) -> list[int]:
-    """As ``count_local``, of tokens that ``model`` up-convolves; see ``densify_each``."""
-    return count_local(query, rows, lambda some: densify_each(some, grid, tokens, model), mode)
+) -> Sequence[float]:
+    """The model's own score of each candidate.
+
+    Args:
+        model: makes local descriptors of the tokens.
+        query: ``[h, w, C]`` tokens of the photo.
+        rows: the candidates' numbers.
+        grid: number to rows and columns of tokens.
+        tokens: number to tokens ``[h, w, C]``.
+        mode: of counting, see ``matching.count_mutual``.
+    """
+    query = query.to(model.device)
+    if model.config.scoring == "expected":
+
+        def centres(some: Sequence[int]) -> list[Tensor]:
+            return [model.project(tokens(i).flatten(0, 1).to(model.device)) for i in some]
+
+        return expect_local(model.project(query.flatten(0, 1)), rows, centres)
+
+    def local(some: Sequence[int]) -> list[Local]:
+        return densify_each(some, grid, tokens, model)
+
+    return count_local(model.densify(query[None])[0].flatten(0, 1), rows, local, mode)
+
+
+@torch.inference_mode()
+def expect_local(
+    query: Tensor, rows: Sequence[int], centres: Callable[[Sequence[int]], Sequence[Tensor]]
+) -> list[float]:
+    """Expected mutual matches of each candidate with the photo; see ``matching.expect_mutual``.
+
+    Args:
+        query: ``[N, d]`` local descriptors at the centres of the photo's tokens.
+        rows: the candidates' numbers.
+        centres: numbers to such descriptors; called for a block of candidates at a time.
+    """
+    scores: list[float] = []
+    for start in range(0, len(rows), COUNT_BLOCK):
+        for candidate in centres(rows[start : start + COUNT_BLOCK]):
+            scores += expect_mutual(query, candidate[None]).tolist()
+    return scores
 
 
 @torch.inference_mode()
@@ -66,6 +110,6 @@ def count_local(
     return counts
 
 
-def order_of(counts: Sequence[int]) -> list[int]:
+def order_of(counts: Sequence[float]) -> list[int]:
     """More matches first, ties by the order the candidates came in: the global one."""
     return sorted(range(len(counts)), key=lambda i: (-counts[i], i))

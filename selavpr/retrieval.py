@@ -20,7 +20,7 @@ from selavpr.featurecache import FeatureCache
 from selavpr.journal import Journal
 from selavpr.matching import Mode
 from selavpr.model import SelaVPR
-from selavpr.reranking import count_matches, order_of
+from selavpr.reranking import order_of, score_tokens
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,7 +33,7 @@ class Retrieval:
         first: rows of the database in the order of the first stage, as many as were asked for;
             empty for a query that cannot be read.
         reranked: the same rows, more matches first; None without re-ranking.
-        matches: of each row of ``first``; None without re-ranking.
+        matches: of each row of ``first``, counted or expected; None without re-ranking.
         problems: a sentence for each photo that could not be read.
         extract_ms: per photo.
         search_ms: per query.
@@ -44,7 +44,7 @@ class Retrieval:
 
     first: list[list[int]]
     reranked: list[list[int]] | None
-    matches: list[list[int]] | None
+    matches: list[list[float]] | None
     problems: list[str]
     extract_ms: float
     search_ms: float
@@ -76,7 +76,8 @@ def retrieve(
         top_k: candidates to re-rank; None for the whole database.
         excluded: for each query rows of the database that it is never offered, such as itself.
         rerank: run the second stage.
-        mode: how to count matches, see ``matching.count_mutual``.
+        mode: how to count matches, where the model has them counted; see
+            ``matching.count_mutual``.
         batch_size: photos per pass.
         progress: called with the stage, what is done and what there is in all.
 
@@ -107,8 +108,9 @@ def retrieve(
         matches, rerank_ms = _rerank(model, asked, known, first, folder, mode, progress)
     return Retrieval(
         first=first,
-        reranked=matches
-        and [[rows[i] for i in order_of(m)] for rows, m in zip(first, matches, strict=True)],
+        reranked=None
+        if matches is None
+        else [[rows[i] for i in order_of(m)] for rows, m in zip(first, matches, strict=True)],
         matches=matches,
         problems=asked.problems + known.problems,
         extract_ms=1000 * (asked.seconds + known.seconds) / (len(asked) + len(known)),
@@ -147,7 +149,7 @@ def _rerank(
     folder: Path,
     mode: Mode,
     progress: Progress,
-) -> tuple[list[list[int]], float]:
+) -> tuple[list[list[float]], float]:
     """Matches of every candidate, and milliseconds per query."""
     settings = {
         "model": model.fingerprint(),
@@ -158,21 +160,21 @@ def _rerank(
         "queries": [str(path) for path in asked.photos],
         "database": [str(path) for path in known.photos],
     }
-    counts: list[list[int]] = []
+    counts: list[list[float]] = []
     spent = 0.0
     with Journal(folder, "matches", settings) as journal:
         for query, rows in enumerate(first):
             record = journal.done.get(str(query))
             if record is None:
                 start = time.perf_counter()
-                found: list[int] = []
+                found: Sequence[float] = []
                 if rows:
-                    tokens = asked.tokens(query)[None].to(model.device)
-                    local = model.densify(tokens)[0].flatten(0, 1)
-                    found = count_matches(model, local, rows, known.grid, known.tokens, mode)
+                    found = score_tokens(
+                        model, asked.tokens(query), rows, known.grid, known.tokens, mode
+                    )
                 record = {"matches": found, "ms": 1000 * (time.perf_counter() - start)}
                 journal.add(str(query), record)
-            counts.append([int(count) for count in record["matches"]])
+            counts.append([c if isinstance(c, int) else float(c) for c in record["matches"]])
             spent += float(record["ms"])
             progress("re-ranking", query + 1, len(first))
     return counts, spent / len(first)

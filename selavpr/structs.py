@@ -251,6 +251,13 @@ class Candidate:
     similarity: float
     matches: float | None = None
 
+    @property
+    def matches_text(self) -> str:
+        """For people: "1,203" where counted, "7.8" where expected, "-" where not re-ranked."""
+        if self.matches is None:
+            return "-"
+        return f"{self.matches:,}" if isinstance(self.matches, int) else f"{self.matches:,.1f}"
+
 
 @dataclass(frozen=True)
 class Estimate:

@@ -130,6 +130,7 @@ _TEXT: dict[str, tuple[str, str]] = {
     "not_moved": ("Both stages chose the same place.", "两个阶段选中了同一地点。"),
     "similarity": ("similarity {value}", "相似度 {value}"),
     "matches": ("{count} matches", "{count} 处匹配"),
+    "expected_matches": ("{count} expected matches", "预期匹配 {count} 处"),
     "up": ("up {count}", "上升 {count}"),
     "down": ("down {count}", "下降 {count}"),
     "same": ("unchanged", "不变"),

@@ -107,7 +107,12 @@ def prepare(recipe: Recipe, device: str | torch.device = "cpu") -> SelaVPR:
         WeightsError: it cannot be loaded.
     """
     source = weights.load(recipe.model)
-    config = dataclasses.replace(source.config, input_size=recipe.input_size, resize=recipe.resize)
+    config = dataclasses.replace(
+        source.config,
+        input_size=recipe.input_size,
+        resize=recipe.resize,
+        scoring=recipe.scoring,
+    )
     model = SelaVPR.from_weights(
         dataclasses.replace(source, config=config), device=device, precision=recipe.precision
     )

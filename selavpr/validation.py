@@ -21,7 +21,7 @@ from selavpr.metrics import RIGHT_M, first_hits
 from selavpr.model import SelaVPR
 from selavpr.protocols import within
 from selavpr.recipes import Recipe
-from selavpr.reranking import count_matches, order_of
+from selavpr.reranking import order_of, score_tokens
 from selavpr.tables import read_table
 
 RERANKED = 20
@@ -106,10 +106,11 @@ def validate(model: SelaVPR, photos: ValidationSet) -> Mapping[str, float]:
         for query in range(len(asked)):
             similarity = known.descriptors @ asked.descriptors[query]
             order = torch.argsort(-similarity, stable=True)[:RERANKED].tolist()
-            local = model.densify(asked.tokens(query)[None].to(model.device))[0].flatten(0, 1)
-            counts = count_matches(model, local, order, known.grid, known.tokens, mode="exact")
+            scores = score_tokens(
+                model, asked.tokens(query), order, known.grid, known.tokens, mode="exact"
+            )
             first.append(order)
-            second.append([order[i] for i in order_of(counts)])
+            second.append([order[i] for i in order_of(scores)])
     return {
         f"{name} R@{n}": float((first_hits(ranked, photos.truths) <= n).mean())
         for name, ranked in (("global", first), ("re-ranked", second))

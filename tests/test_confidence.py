@@ -49,6 +49,17 @@ def test_probably_needs_both_signs_and_more_is_never_claimed() -> None:
             assert verdict(Evidence(agreeing, stands_out, together)) == expected
 
 
+def test_expected_matches_stand_out_sooner() -> None:
+    """They are small and smooth: the root of a count would drown them."""
+    values = [7.6, 3.8, 4.0, 3.6, 3.7, 3.9]
+    # The middle of the other five is 3.8, their median deviation 0.1.
+    assert margin(values, "expected") == pytest.approx(3.8 / max(0.14826, 0.19))
+    assert margin(values) < margin(values, "expected")
+    assert margin([4.0] * 5, "expected") == margin([0.0] * 5, "expected") == 0
+    for stands_out, expected in ((5.9, "unsure"), (6.0, "probably")):
+        assert verdict(Evidence(0.5, stands_out, 1.0, scoring="expected")) == expected
+
+
 HOME = Location(60.0, 25.0)
 
 

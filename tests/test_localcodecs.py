@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,19 @@ def test_descriptors_are_those_of_the_photo(
         assert cosine.mean() > low
         shuffled = (one.descriptors * truth[cells.roll(len(cells) // 3)]).sum(dim=1)
         assert cosine.mean() > shuffled.mean() + 0.05
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_centres_are_some_of_the_descriptors(
+    made: dict[str, Path], network: SelaVPR, kind: str
+) -> None:
+    index = PlaceIndex.open(made[kind])
+    for local, centres in zip(
+        index.local([2, 0], network), index.centres([2, 0], network), strict=True
+    ):
+        torch.testing.assert_close(centres, local.centres)
+        whole = local.cells is None
+        assert len(centres) == (math.prod(index.grid(2)) if whole else len(local.descriptors))
 
 
 @pytest.mark.parametrize("kind", SIZES)

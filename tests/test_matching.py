@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selavpr import OptionError, count_mutual, mutual_nearest
+from selavpr import OptionError, count_mutual, matching, mutual_nearest
 from selavpr.matching import (
     FINALISTS,
     MOST_FINALISTS,
     STRIDES,
     STRIP,
     _through,
+    expect_mutual,
     grid_centres,
     keypoints,
 )
@@ -499,3 +500,65 @@ def test_keypoints_lie_inside_and_fill_the_photo_evenly(
     middle = torch.tensor([width / 2, height / 2])
     torch.testing.assert_close(found.mean(0), middle, rtol=1e-4, atol=0)
     assert float(found[0, 0]) == pytest.approx(width / w / 2, rel=1e-5)  # half a patch
+
+
+# Expected matches
+
+
+def naive_expected(query: Tensor, candidate: Tensor, temperature: float) -> float:
+    similarity = (query.double() @ candidate.double().T) / temperature
+    return float((similarity.softmax(1) * similarity.softmax(0)).sum())
+
+
+@given(n=st.integers(1, 9), m=st.integers(1, 9), d=st.integers(2, 5), seed=st.integers(0, 99))
+def test_expected_matches_are_the_sum_of_the_dual_softmax(
+    n: int, m: int, d: int, seed: int
+) -> None:
+    query, candidates = unit(n, d, seed=seed), unit(3, m, d, seed=seed + 100)
+    found = expect_mutual(query, candidates)
+    expected = [naive_expected(query, candidate, matching.TEMPERATURE) for candidate in candidates]
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    assert found.max() <= min(n, m) * 1.0001 and found.min() > 0
+    # Each of two photos expects as much of the other.
+    assert float(expect_mutual(candidates[0], query[None])[0]) == pytest.approx(
+        expected[0], rel=1e-4
+    )
+
+
+def test_expected_matches_become_the_count_as_it_gets_cold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query, candidates = unit(40, 16), unit(5, 30, 16, seed=1)
+    counts = count_mutual(query, candidates)
+    warm = (expect_mutual(query, candidates) - counts).abs().max()
+    monkeypatch.setattr(matching, "TEMPERATURE", 0.025)  # colder, and float32 gets too small
+    assert (expect_mutual(query, candidates) - counts).abs().max() < warm
+    assert naive_expected(query, candidates[0], 1e-4) == pytest.approx(int(counts[0]), abs=0.1)
+
+
+def test_expected_matches_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, candidates = unit(23, 8), unit(4, 17, 8, seed=1)
+    whole = expect_mutual(query, candidates)
+    for at_once in (1, 17, 40, 23 * 17 - 1):
+        monkeypatch.setattr(matching, "EXPECTED_AT_ONCE", at_once)
+        torch.testing.assert_close(expect_mutual(query, candidates), whole)
+
+
+def test_what_repeats_expects_less_than_what_is_unique() -> None:
+    """Five windows alike give five matches to a count, but one to be expected."""
+    unique, same = unit(5, 64), unit(1, 64).expand(5, 64)
+    assert float(expect_mutual(unique, unique[None])[0]) == pytest.approx(5, rel=1e-3)
+    assert float(expect_mutual(same, same[None])[0]) == pytest.approx(1, rel=1e-3)
+
+
+def test_expected_matches_of_degenerate_input() -> None:
+    # Opposite descriptors: as far apart as any can be, and still exactly one choice.
+    one = torch.tensor([[1.0, 0.0]])
+    assert float(expect_mutual(one, -one[None])[0]) == pytest.approx(1)
+    assert expect_mutual(unit(3, 4), torch.zeros(0, 3, 4)).shape == (0,)
+    assert expect_mutual(unit(3, 4), torch.zeros(2, 0, 4)).tolist() == [0, 0]
+    assert expect_mutual(torch.zeros(0, 4), unit(2, 3, 4)).tolist() == [0, 0]
+    half = expect_mutual(unit(9, 8).bfloat16(), unit(2, 9, 8).bfloat16())
+    assert half.dtype == torch.float32 and torch.isfinite(half).all()
+    with pytest.raises(OptionError, match="with the same D"):
+        expect_mutual(unit(3, 4), unit(2, 3, 5))

@@ -138,6 +138,19 @@ def test_local_is_made_from_tokens_where_it_is_asked_for(tiny_model: SelaVPR) ->
         assert torch.equal(tiny_model.densify(without.tokens), with_local.local)
 
 
+def test_projected_tokens_are_every_fourth_local_descriptor(tiny_model: SelaVPR) -> None:
+    with torch.inference_mode():
+        features = tiny_model(pixels(), local=True)
+        projected = tiny_model.project(features.tokens)
+    assert features.local is not None and projected.shape[:3] == features.tokens.shape[:3]
+    torch.testing.assert_close(projected, features.local[:, ::4, ::4])
+
+
+def test_a_fingerprint_tells_how_a_model_ranks(tiny_model: SelaVPR) -> None:
+    other = random_model(dataclasses.replace(TINY, scoring="expected"))
+    assert other.fingerprint() != tiny_model.fingerprint() == random_model(TINY).fingerprint()
+
+
 @pytest.mark.parametrize(
     "shape",
     [(2, 3, 56, 55), (2, 3, 57, 56), (2, 1, 56, 56), (3, 56, 56), (0, 3, 56, 56), (2, 3, 0, 56)],

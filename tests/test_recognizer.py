@@ -30,6 +30,7 @@ from selavpr.confidence import FEATURES
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex
 from selavpr.judgement import Calibration
+from selavpr.matching import expect_mutual
 from selavpr.recognizer import Recognizer
 from selavpr.report import to_dict
 from selavpr.sources import SourcePhoto
@@ -84,7 +85,7 @@ def test_more_matches_first_and_ties_by_the_global_rank(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = [7, 9, 7, 9, 0, 7]
-    monkeypatch.setattr(Recognizer, "_counts", lambda self, features, rows: counts[: len(rows)])
+    monkeypatch.setattr(Recognizer, "_scores", lambda self, features, rows: counts[: len(rows)])
     found = recognizer.recognize(drawn(1), top_k=6, rerank_depth=6)
     assert [c.global_rank for c in found.candidates] == [2, 4, 1, 3, 6, 5]
     assert [c.rank for c in found.candidates] == [1, 2, 3, 4, 5, 6]
@@ -96,6 +97,49 @@ def test_counts_are_those_of_the_matches(recognizer: Recognizer) -> None:
     found = recognizer.recognize(drawn(50), top_k=8, rerank_depth=8)  # few: all counts are exact
     for i, candidate in enumerate(found.candidates):
         assert len(recognizer.matches(found, i).similarity) == candidate.matches
+
+
+@pytest.fixture(scope="module")
+def expecting(photos: list[SourcePhoto], tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
+    """A model that re-ranks by expected matches, with its index."""
+    model = random_model(dataclasses.replace(TINY, scoring="expected"))
+    folder = tmp_path_factory.mktemp("expecting") / "town"
+    made, _ = build(folder, photos, model, MANIFEST, local="dense")
+    return Recognizer(model, made)
+
+
+def test_expected_matches_order_the_candidates(expecting: Recognizer) -> None:
+    photo = drawn(70)
+    found = expecting.recognize(photo, top_k=9, rerank_depth=8)
+    model, index = expecting.model, expecting.index
+    query = model.extract([photo]).tokens[0].flatten(0, 1)
+    expected = {
+        c.row: float(expect_mutual(model.project(query), index.centres([c.row], model)[0][None])[0])
+        for c in found.candidates[:8]
+    }
+    assert [c.matches for c in found.candidates[:8]] == pytest.approx(
+        sorted(expected.values(), reverse=True), rel=1e-5
+    )
+    assert found.candidates[8].matches is None
+    assert all(c.matches_text == f"{expected[c.row]:.1f}" for c in found.candidates[:8])
+    assert expecting.evidence(found).scoring == "expected"
+
+
+def test_a_reference_photo_is_expected_first(expecting: Recognizer) -> None:
+    best = expecting.recognize(drawn(5)).candidates[0]
+    assert best.place.place_id == "p5" and best.matches is not None
+    # Of 4 x 4 tokens each finds itself before all others.
+    assert 1 < best.matches < 16
+    assert to_dict(expecting.recognize(drawn(5)), "x")["candidates"][0]["matches"] == round(
+        best.matches, 2
+    )
+
+
+def test_an_index_of_counts_is_not_ranked_by_expectation(
+    expecting: Recognizer, recognizer: Recognizer
+) -> None:
+    with pytest.raises(IndexFileError, match="another model"):
+        Recognizer(expecting.model, recognizer.index)
 
 
 def test_blocks_of_candidates_change_nothing(
@@ -361,7 +405,7 @@ def test_more_are_re_ranked_than_shown(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = [5, 6, 7, 8, 90, 10]
-    monkeypatch.setattr(Recognizer, "_counts", lambda self, features, rows: counts[: len(rows)])
+    monkeypatch.setattr(Recognizer, "_scores", lambda self, features, rows: counts[: len(rows)])
     found = recognizer.recognize(drawn(1), top_k=2, rerank_depth=6)
     assert [(c.rank, c.global_rank, c.matches) for c in found.candidates] == [
         (1, 5, 90),

@@ -351,6 +351,19 @@ def test_a_loss_with_a_past_is_that_of_one_large_batch(start: Path, town: Path) 
     assert different[:, 8:].any() and same[:, 8:].any()
 
 
+@pytest.mark.parametrize("scoring", ["count", "expected"])
+def test_a_trained_model_ranks_as_it_was_trained_to(
+    start: Path, town: Path, tmp_path: Path, scoring: str
+) -> None:
+    recipe = recipe_of(
+        start, town, scoring=scoring, epochs=1, steps=1,
+        validation=str(town), validation_queries={"part": "query"},
+        validation_database={"part": "database"},
+    )  # fmt: skip
+    folder = train(recipe, tmp_path / "run")
+    assert weights.load(folder).config.scoring == scoring
+
+
 def test_memory_forgets_the_oldest() -> None:
     memory = Memory.empty(2, torch.device("cpu"))
     for first in (0, 3):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from conftest import TINY, random_model
+from torch import Tensor
 
-from selavpr import PhotoError, SelaVPR, featurecache
+from selavpr import PhotoError, SelaVPR, featurecache, reranking
 from selavpr.sources import SourcePhoto
 from selavpr.validation import ValidationSet, validate
 
@@ -44,6 +48,22 @@ def test_a_few_photos_are_in_memory_at_a_time(
         assert found[f"{stage} R@1"] == pytest.approx(2 / 3)
         assert found[f"{stage} R@10"] == 1
     assert list(temporary.iterdir()) == []
+
+
+def test_a_model_is_examined_by_its_own_score(photos: list[SourcePhoto]) -> None:
+    database = tuple(photo.path for photo in photos[:5])
+    model = random_model(dataclasses.replace(TINY, scoring="expected"))
+    asked = ValidationSet((photos[7].path,), database, (frozenset({1}),))
+    seen = []
+
+    def scored(query: Tensor, candidates: Tensor) -> Tensor:
+        seen.append(candidates.shape[1])
+        return torch.tensor([float(len(seen) == 2)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reranking, "expect_mutual", scored)
+        validate(model, asked)
+    assert seen == [16] * 5  # the tokens of 56 x 56 pixels
 
 
 def test_a_photo_that_cannot_be_read(
