@@ -59,23 +59,19 @@ def essence(answer: dict[str, Any]) -> tuple[Any, ...]:
     return answer["photo"], answer["location"]["lat"], answer["location"]["lon"], ranked
 
 
-def ask(client: Client, photo: Path, city: str) -> dict[str, Any]:
-    """One answer of /locate."""
-    answer: dict[str, Any] = client.predict(
-        handle_file(photo), city, 20, True, 20, api_name="/locate"
-    )
+def ask(client: Client, photo: Path) -> dict[str, Any]:
+    """One answer of /locate, with everything else as it is by default."""
+    answer: dict[str, Any] = client.predict(photo=handle_file(photo), api_name="/locate")
     return answer
 
 
-def visit(
-    address: str, photo: Path, city: str, expected: tuple[Any, ...], until: float, tally: Tally
-) -> None:
+def visit(address: str, photo: Path, expected: tuple[Any, ...], until: float, tally: Tally) -> None:
     """One user, until the time is up."""
     client = Client(address, verbose=False)
     while time.monotonic() < until:
         start = time.monotonic()
         try:
-            found = essence(ask(client, photo, city))
+            found = essence(ask(client, photo))
         except QueueError:
             tally.busy.append(time.monotonic() - start)
             time.sleep(1)
@@ -103,13 +99,11 @@ def main() -> int:
 def run(running: App, asked: list[Path], seconds: float) -> int:
     """Ask one after another first, to know the answers, then all at once."""
     client = Client(running.address, verbose=False)
-    told = client.view_api(return_format="dict", print_info=False)
-    city = told["named_endpoints"]["/locate"]["parameters"][1]["parameter_default"]
-    expected = [essence(ask(client, photo, city)) for photo in asked]
+    expected = [essence(ask(client, photo)) for photo in asked]
     client.close()
     tally, until = Tally(), time.monotonic() + seconds
     threads = [
-        threading.Thread(target=visit, args=(running.address, photo, city, answer, until, tally))
+        threading.Thread(target=visit, args=(running.address, photo, answer, until, tally))
         for photo, answer in zip(asked, expected, strict=True)
     ]
     for thread in threads:

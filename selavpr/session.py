@@ -110,7 +110,7 @@ class Site:
         city: str,
         top_k: int,
         rerank: bool,
-        rerank_depth: int,
+        rerank_depth: int | None,
         *,
         progress: Progress = lambda stage, share: None,
     ) -> Session:
@@ -288,7 +288,7 @@ class Site:
         city: str,
         top_k: int,
         rerank: bool,
-        rerank_depth: int,
+        rerank_depth: int | None,
         progress: Progress | None,
     ) -> Recognition:
         found = self._recognizer(city).recognize(

@@ -383,8 +383,7 @@ def _add_api(site: Site) -> None:
             city: name of the index to search.
             top_k: candidates to return, 1 to 100.
             rerank: order them by matched details; without it the first stage alone decides.
-            rerank_depth: how many of the first stage's candidates are re-ranked, 1 to 100; those
-                the city is calibrated for when left out, else no probability is given.
+            rerank_depth: candidates to re-rank; left out, as many as the city is calibrated for.
         """
         return site.answer(site.locate(_given(photo), city, int(top_k), rerank, rerank_depth))
 
@@ -404,8 +403,7 @@ def _add_api(site: Site) -> None:
             city: name of the index to search.
             top_k: candidates to consider, 1 to 100.
             rerank: order them by matched details.
-            rerank_depth: how many of the first stage's candidates are re-ranked, 1 to 100; those
-                the city is calibrated for when left out, else no probability is given.
+            rerank_depth: candidates to re-rank; left out, as many as the city is calibrated for.
             rank: of the candidate, 1 for the best.
         """
         found = site.locate(_given(photo), city, int(top_k), rerank, rerank_depth)
@@ -426,7 +424,7 @@ def _add_api(site: Site) -> None:
                 precision=0,
                 minimum=1,
                 maximum=_deepest(site),
-                label="candidates to re-rank; as many as calibrated for when left out",
+                label="candidates to re-rank; left out, as many as calibrated for",
             ),
         ]
         rank = gr.Number(1, precision=0, minimum=1, label="rank of the candidate, 1 for the best")

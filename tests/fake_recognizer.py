@@ -130,9 +130,15 @@ class FakeRecognizer:
     """Answers from a seed made of the photo's mean colour."""
 
     def __init__(
-        self, index: FakeIndex | None = None, *, calibrated: bool = True, broken: bool = False
+        self,
+        index: FakeIndex | None = None,
+        *,
+        calibrated: bool = True,
+        broken: bool = False,
+        depth: int = 20,
     ):
         self.index = index or FakeIndex()
+        self.depth = min(depth, len(self.index))
         self.model = SimpleNamespace(device=torch.device("cpu"))
         self.calibrated = calibrated
         self.broken = broken
@@ -157,7 +163,7 @@ class FakeRecognizer:
         rng = np.random.default_rng(seed)
         rows = rng.permutation(len(self.index))[:top_k].tolist()
         counts = rng.integers(1800, 2600, len(rows)).tolist()
-        depth = min(rerank_depth or top_k, len(rows)) if rerank else 0
+        depth = min(rerank_depth or self.depth, len(rows)) if rerank else 0
         ranked = sorted(range(depth), key=lambda i: (-counts[i], i))
         order = [*ranked, *range(depth, len(rows))]
         candidates = tuple(

@@ -77,11 +77,12 @@ def main() -> None:
             drawn_street(100 + i, (640, 480)).save(path)
             examples.append(Example(path, title, truth=Location(60.166, 24.942)))
         other = FakeIndex("other-town", "Other Town", count=6)
+        broken = FakeIndex("broken-town", "Broken Town", count=150)
         demo = ui.build_demo(
             {
                 "drawn-town": FakeRecognizer(depth=16),
                 "other-town": FakeRecognizer(other, calibrated=False, depth=4),
-                "broken-town": FakeRecognizer(FakeIndex("broken-town", "Broken Town"), broken=True),
+                "broken-town": FakeRecognizer(broken, broken=True, depth=120),
             },
             examples,
             tiles="--tiles" in sys.argv,

@@ -174,10 +174,10 @@ def test_address_reopens_the_example_with_its_settings(  # type: ignore[no-untyp
     expect(visitor.page.locator(".sv-column.sv-global .sv-card")).to_have_count(7, timeout=PATIENCE)
     expect(visitor.page.locator(".sv-column.sv-rerank")).to_contain_text("Re-ranking is off")
     visitor.explained()
-    assert visitor.page.url == f"{server.address}?example=1&k=7&rerank=0&depth=20"
+    assert visitor.page.url == f"{server.address}?example=1&k=7&rerank=0&depth=16"
     visitor.try_example(0)
     expect(visitor.page.locator("[download='example-0.json']")).to_have_count(1, timeout=PATIENCE)
-    visitor.wait_for("location.search === '?example=0&k=7&rerank=0&depth=20'")
+    visitor.wait_for("location.search === '?example=0&k=7&rerank=0&depth=16'")
 
 
 def test_edited_address_falls_back(visit, server: Server) -> None:  # type: ignore[no-untyped-def]
@@ -211,6 +211,22 @@ def test_the_start_shows_what_the_city_covers(visit) -> None:  # type: ignore[no
     visitor.page.get_by_label("Where to search").click()
     visitor.page.get_by_role("option", name="Other Town").click()
     expect(start).to_contain_text("6 photos of Other Town", timeout=PATIENCE)
+
+
+def test_depth_is_what_the_city_is_calibrated_for(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.page.get_by_role("button", name="Options").click()
+    depth = visitor.page.get_by_role("spinbutton", name="Re-rank the best")
+    expect(depth).to_have_value("16")
+    visitor.page.get_by_label("Where to search").click()
+    visitor.page.get_by_role("option", name="Other Town").click()
+    expect(depth).to_have_value("4", timeout=PATIENCE)
+    visitor.try_example()  # of the first city
+    expect(depth).to_have_value("16")
+    depth.fill("7")
+    depth.press("Enter")
+    visitor.try_example(1)
+    visitor.wait_for("location.search === '?example=1&k=20&rerank=1&depth=7'")
 
 
 def test_picking_a_candidate_draws_its_lines(visit) -> None:  # type: ignore[no-untyped-def]
@@ -354,11 +370,11 @@ def test_link_and_picture_can_be_taken_along(visit, server: Server) -> None:  # 
     visitor = visit(permissions=["clipboard-read", "clipboard-write"])
     page = visitor.page
     visitor.try_example(1)
-    visitor.wait_for("location.search.includes('depth=20')")
+    visitor.wait_for("location.search.includes('depth=16')")
     page.get_by_role("button", name="Copy the link").click()
     expect(page.get_by_text("Link copied")).to_be_visible()
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied == f"{server.address}?example=1&k=20&rerank=1&depth=20"
+    assert copied == f"{server.address}?example=1&k=20&rerank=1&depth=16"
     with page.expect_download() as saved:
         page.get_by_role("button", name="Picture", exact=True).click()
     assert saved.value.suggested_filename == "matches.webp"

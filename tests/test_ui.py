@@ -90,6 +90,22 @@ def test_stages_can_be_switched_off(client: Client, photo: Path) -> None:
     assert "rerank" not in answer["timings_ms"]
 
 
+@pytest.mark.parametrize(("city", "depth"), [("drawn-town", 16), ("other-town", 4)])
+def test_as_many_are_reranked_as_the_city_is_calibrated_for(
+    client: Client, photo: Path, city: str, depth: int
+) -> None:
+    answer = client.predict(photo=handle_file(photo), city=city, api_name="/locate")
+    assert sum(c["matches"] is not None for c in answer["candidates"]) == depth
+    assert len(answer["candidates"]) > depth
+
+
+def test_the_page_offers_what_any_city_is_calibrated_for(address: str) -> None:
+    with urllib.request.urlopen(f"{address}config", timeout=10) as reply:
+        parts = [part["props"] for part in json.load(reply)["components"]]
+    # The first city's to begin with; broken-town's is the most there is.
+    assert [p.get("value") for p in parts if p.get("maximum") == 120] == [16, None]
+
+
 def test_only_the_two_endpoints_are_public_and_they_are_documented(client: Client) -> None:
     described: dict[str, Any] = client.view_api(return_format="dict", print_info=False)
     endpoints = described["named_endpoints"]
@@ -103,7 +119,7 @@ def test_only_the_two_endpoints_are_public_and_they_are_documented(client: Clien
         "city: name of the index to search",
         "candidates to return",
         "order by matched details",
-        "candidates to re-rank",
+        "candidates to re-rank; left out, as many as calibrated for",
         "rank of the candidate, 1 for the best",
     ]
 
