@@ -38,11 +38,16 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "best recipe": {},
     "without augmentation": {"augment": 0.0},
     "without mining": {"mining": "random"},
+    "without memory": {"memory": 0},
+    "counted, not expected": {"scoring": "count"},
     "triplet for multi-similarity": {"global_loss": "triplet"},
-    "mutual for soft-count": {"local_loss": "mutual"},
-    "paper's losses": {"global_loss": "triplet", "local_loss": "mutual"},
+    "mutual for soft-count": {"local_loss": "mutual", "scoring": "count"},
+    "paper's losses": {
+        "global_loss": "triplet", "local_loss": "mutual", "scoring": "count", "memory": 0,
+    },
     "paper's losses and batches": {
-        "global_loss": "triplet", "local_loss": "mutual", "batches": "triplets",
+        "global_loss": "triplet", "local_loss": "mutual", "scoring": "count", "memory": 0,
+        "batches": "triplets",
     },
     "paper's recipe": {"paper": True},
 }  # fmt: skip

@@ -17,6 +17,7 @@ from PIL import Image
 
 from selavpr import SelaVPR, count_mutual
 from selavpr.images import load_image
+from selavpr.matching import expect_mutual
 from selavpr.structs import Features
 
 KEYPOINTS = 2048
@@ -42,21 +43,25 @@ class Matcher(Protocol):
 
 
 class Ours:
-    """Mutual nearest neighbours of the model's local descriptors: the app's re-ranking, exact."""
+    """The app's re-ranking: mutual nearest neighbours of local descriptors, counted or expected."""
 
     def __init__(self, model: SelaVPR) -> None:
         """Use a loaded model."""
         self.model = model
 
+    @torch.inference_mode()
     def look(self, photo: Path) -> torch.Tensor:
-        """Local descriptors ``[N, d]``."""
+        """Local descriptors ``[N, d]``, where matches are expected at the tokens' centres."""
+        if self.model.config.scoring == "expected":
+            return self.model.project(self.model.extract([photo]).tokens[0].flatten(0, 1))
         local = self.model.extract([photo], local=True).local
         assert local is not None
         return local[0].flatten(0, 1)
 
     def score(self, query: torch.Tensor, candidate: torch.Tensor) -> float:
-        """The number of mutual nearest neighbours."""
-        return float(count_mutual(query, candidate[None])[0])
+        """The number of mutual nearest neighbours, exact, or to be expected."""
+        score = expect_mutual if self.model.config.scoring == "expected" else count_mutual
+        return float(score(query, candidate[None])[0])
 
 
 class Raw:

