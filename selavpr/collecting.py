@@ -27,7 +27,7 @@ from pathlib import Path
 from selavpr.download import Fetcher
 from selavpr.errors import DownloadError, OptionError, PhotoError
 from selavpr.offers import Offer
-from selavpr.tables import TABLE
+from selavpr.tables import TABLE, as_cell
 
 PHOTOS, JOURNAL, ATTRIBUTION = "photos", "downloads.jsonl", "ATTRIBUTION.md"
 COLUMNS = (
@@ -248,7 +248,8 @@ def _write_table(path: Path, offers: Sequence[Offer]) -> None:
         for o in offers:
             heading = "" if o.heading is None else f"{o.heading:.1f}"
             position = (f"{o.location.latitude:.7f}", f"{o.location.longitude:.7f}")
-            row = (f"{PHOTOS}/{file_name(o)}", *position, f"{o.service}-{o.photo_id}", heading)
-            more = (o.captured_at, o.credit, o.licence, "yes" if o.panorama else "", o.page)
-            table.writerow((*row, *more))
+            where = (f"{PHOTOS}/{file_name(o)}", *position)
+            about = (o.captured_at, o.credit, o.licence, "yes" if o.panorama else "", o.page)
+            photo_id = as_cell(f"{o.service}-{o.photo_id}")
+            table.writerow((*where, photo_id, heading, *map(as_cell, about)))
     partial.replace(path)

@@ -21,6 +21,7 @@ from selavpr.errors import LocationError
 from selavpr.geo import Location
 from selavpr.indexfiles import COLUMNS, PLACES, ROWS, damaged, is_inside, read_array, unreadable
 from selavpr.structs import Place
+from selavpr.tables import as_cell, from_cell
 
 MAX_ROW_BYTES = 1 << 20
 
@@ -131,12 +132,13 @@ def _line(cells: Sequence[str]) -> bytes:
 def _cells(place: Place) -> Sequence[str]:
     heading = "" if place.heading is None else f"{place.heading:.1f}"
     position = (f"{place.location.latitude:.7f}", f"{place.location.longitude:.7f}")
-    return (place.place_id, place.image, *position, heading, place.captured_at, place.street,
-            place.credit, place.licence)  # fmt: skip
+    name = (as_cell(place.place_id), as_cell(place.image))
+    about = map(as_cell, (place.captured_at, place.street, place.credit, place.licence))
+    return (*name, *position, heading, *about)
 
 
 def _place(cells: Sequence[str]) -> Place:
-    values = dict(zip(COLUMNS, cells, strict=True))
+    values = dict(zip(COLUMNS, map(from_cell, cells), strict=True))
     heading = float(values["heading"]) if values["heading"] else None
     if heading is not None and not (math.isfinite(heading) and 0 <= heading <= 360):
         raise ValueError("the heading is not 0 to 360 degrees")

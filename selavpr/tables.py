@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 YES = ("yes", "true", "1", "1.0", "y")
 REQUIRED = ("image", "latitude", "longitude")
+
+_FORMULA = r"(?=[\s']*[-=+@－＝＋＠])"
+_BARE = re.compile(rf"(?:^|(?<=;)){_FORMULA}")
+_GUARDED = re.compile(rf"(?:^|(?<=;))'{_FORMULA}")
+"""What a spreadsheet may run: at the beginning of a cell, and after a semicolon, where those of
+half the world begin one. Apostrophes in front count, so that taking one away again is exact."""
 
 _FAR_M, _NEAR_M = 500_000.0, 100_000.0
 """A row is called swapped when it lies this far from the others, and this near when swapped."""
@@ -98,6 +105,19 @@ def read_table(
     return found
 
 
+def as_cell(text: str) -> str:
+    """A text as a CSV file of ours holds it: an apostrophe keeps spreadsheets from running it.
+
+    For texts only: a negative number would become one.
+    """
+    return _BARE.sub("'", text)
+
+
+def from_cell(cell: str) -> str:
+    """The inverse of ``as_cell``; leaves a formula that nobody guarded as it is."""
+    return _GUARDED.sub("", cell)
+
+
 def find_table(source: Path) -> Path:
     """The table at a path, or the one in a folder.
 
@@ -144,7 +164,10 @@ def _read_csv(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
             separator = max(",;\t", key=first.count)
             reader = csv.DictReader(file, delimiter=separator, restkey="", restval="")
             header = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
+            rows = [
+                (reader.line_num, {name: from_cell(cell) for name, cell in row.items() if name})
+                for row in reader
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OptionError(f"{table} cannot be read as a UTF-8 CSV table: {error}.") from error
     return header, rows

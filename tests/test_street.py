@@ -18,6 +18,7 @@ from selavpr.collecting import collect, file_name
 from selavpr.download import Fetcher
 from selavpr.geo import Location
 from selavpr.offers import Area, Offer, search
+from selavpr.tables import read_table
 
 AREA = Area(2.0, 48.0, 2.1, 48.1)
 
@@ -297,6 +298,13 @@ def test_collect(street: Street, tmp_path: Path) -> None:
     text = (tmp_path / "x" / "ATTRIBUTION.md").read_text(encoding="utf-8")
     assert "| CC-BY-SA-4.0 | panoramax | Ann | 11 |" in text
     assert "| etalab-2.0 | panoramax | Zoé b | 1 |" in text
+
+
+def test_credits_run_in_no_spreadsheet(street: Street, tmp_path: Path) -> None:
+    street.photos["p03"] |= {"credit": "@zoé"}
+    collected(street, tmp_path / "x")
+    assert ",'@zoé," in (tmp_path / "x" / "places.csv").read_text(encoding="utf-8")
+    assert read_table(tmp_path / "x")[3].texts["credit"] == "@zoé"
 
 
 def test_what_is_there_and_whole_is_not_fetched_again(street: Street, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from selavpr import LocationError, OptionError, SelaVPRError
 from selavpr.geo import Location
-from selavpr.tables import find_table, fits, read_table
+from selavpr.placetable import PlaceTable, write_places
+from selavpr.structs import Place
+from selavpr.tables import as_cell, find_table, fits, from_cell, read_table
 
 
 def write(path: Path, text: str) -> Path:
@@ -125,3 +128,57 @@ def test_fits(tmp_path: Path) -> None:
     assert fits(write(tmp_path / "a.csv", "image,lat,lon\n"))
     assert not fits(write(tmp_path / "b.csv", "city,people\n"))
     assert not fits(write(tmp_path / "c.json", "{}"))
+
+
+# Names that spreadsheets would run
+
+FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "  =1", "\uff1d1", "a;=1", "'=1", "''-1", "a; '+1")
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_formula_is_guarded(text: str) -> None:
+    for cell in as_cell(text).split(";"):
+        assert cell[:1] == "'" or cell == "a"
+
+
+@pytest.mark.parametrize("text", ["", "Weg 1", "'s-Gravenhage", "a-b", "a=b", "x+y@z", "\u2019=1"])
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    assert as_cell(text) == text == from_cell(text)
+
+
+@given(st.text(st.one_of(st.sampled_from("'=+-@; a"), st.characters())))
+def test_any_text_is_read_back_as_it_was(text: str) -> None:
+    assert from_cell(as_cell(text)) == text
+    assert all(part.lstrip()[:1] not in set("=+-@") - {""} for part in as_cell(text).split(";"))
+
+
+def test_a_written_table_runs_nothing_and_is_read_back(tmp_path: Path) -> None:
+    here = Location(-33.5, -70.25)
+    places = [
+        Place(text, f"images/{i}.jpg", here, 10.5, text, text, text, text)
+        for i, text in enumerate(FORMULAS)
+    ]
+    write_places(tmp_path, places)
+    found = PlaceTable.open(tmp_path)
+    assert [found[i] for i in range(len(found))] == places
+    with (tmp_path / "places.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    for _, _, latitude, longitude, heading, *texts in rows:
+        assert (float(latitude), float(longitude), float(heading)) == (-33.5, -70.25, 10.5)
+        assert all(text.startswith(("'", "a;'")) for text in texts)
+    # Our other reader, which takes anybody's tables; it strips cells.
+    again = read_table(tmp_path)
+    assert [(row.texts["id"], row.texts["credit"]) for row in again] == [
+        (text.strip(), text.strip()) for text in FORMULAS
+    ]
+    assert {row.location for row in again} == {here}
+
+
+def test_a_table_that_guards_nothing_is_read_as_it_is(tmp_path: Path) -> None:
+    text = "image,lat,lon,id\n-1.jpg,-33.5,-70.25,=p\n"
+    (row,) = read_table(write(tmp_path / "places.csv", text))
+    assert (row.path.name, row.texts["id"], row.location) == (
+        "-1.jpg",
+        "=p",
+        Location(-33.5, -70.25),
+    )
