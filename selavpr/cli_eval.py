@@ -34,7 +34,6 @@ _OF_INDEXES = ("queries", "split", "outside")
 
 def evaluate(args: argparse.Namespace) -> int:
     """Measure recall on an index or on a benchmark."""
-    args.top_k = args.top_k if args.top_k is not None else 20 if args.index else 100
     if (args.index is None) == (args.dataset is None):
         raise OptionError("Name a benchmark's folder, or an index with --index and --queries.")
     what, others = ("an index", _OF_BENCHMARKS) if args.index else ("a benchmark", _OF_INDEXES)
@@ -59,6 +58,8 @@ def _on_index(args: argparse.Namespace) -> Evaluation | None:
     recognizer = Recognizer.load(
         args.index, model=args.model, device=args.device, precision=args.precision
     )
+    if args.top_k is None:
+        args.top_k = recognizer.depth
     answers = _ask(recognizer, args)
     if answers is None:
         return None
@@ -75,6 +76,8 @@ def _on_index(args: argparse.Namespace) -> Evaluation | None:
 
 def _on_benchmark(args: argparse.Namespace) -> Evaluation | None:
     """None after Ctrl-C."""
+    if args.top_k is None:
+        args.top_k = 100
     protocol = protocols.choose(args.dataset, args.protocol)
     distance = None if args.distance == protocol.distance_m else args.distance
     task = protocols.prepare(args.dataset, protocol, distance_m=distance, keys=args.keys)
@@ -283,7 +286,7 @@ def _add_queries(parser: argparse.ArgumentParser, *, required: bool, top_k: int 
     )
     add("--split", metavar="NAME", help="only rows whose column split says this")
     add("--outside", type=Path, metavar="FOLDER", help="more photos from elsewhere")
-    shown = "20" if top_k else "100 on a benchmark, 20 on an index"
+    shown = top_k or "100 on a benchmark; on an index as many as when calibrated, else 20"
     add("--top-k", type=int, default=top_k, metavar="N",
         help=f"candidates to re-rank (default {shown})")  # fmt: skip
     add_model(parser)
