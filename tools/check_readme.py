@@ -1,60 +1,122 @@
-"""Check the README: its links and files exist, its commands parse, it names every module.
+"""Check what is written: links and files exist, commands parse, the README names every module.
 
-Run it as ``python tools/check_readme.py``; exit code 1 with a sentence for each problem.
+Run it as ``python tools/check_readme.py``; exit code 1 with a sentence for each problem. Commands
+of ``selavpr`` go through its own parser; options of other scripts must stand in their source.
+``tests/test_readme.py`` runs what can be run.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import re
-import subprocess
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from selavpr import cli  # noqa: E402 - the tool runs from anywhere
+
 README = ROOT / "README.md"
+OTHERS = ("docs/*.md", "prebuilt_index/*.md", "tools/city/*.md", "assets/weights/*/*.md")
 
 
 def problems() -> list[str]:
-    """One sentence per thing in the README that is not so."""
-    text = README.read_text(encoding="utf-8")
+    """One sentence per thing in the documents that is not so."""
+    found = _missing_modules(README.read_text(encoding="utf-8"))
+    for path in (README, *(path for pattern in OTHERS for path in sorted(ROOT.glob(pattern)))):
+        found += check(path.read_text(encoding="utf-8"), path.parent, path.name)
+    return found
+
+
+def check(text: str, folder: Path, name: str) -> list[str]:
+    """What is wrong in one document.
+
+    Args:
+        text: Markdown.
+        folder: that its links start from.
+        name: to call it by.
+    """
     found = []
     for target in re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
-        if not re.match(r"[a-z]+:", target) and not (ROOT / target).exists():
-            found.append(f"README links to {target}, which does not exist.")
-    modules = {path.stem for path in (ROOT / "selavpr").glob("[!_]*.py")}
-    named = set(re.findall(r"`(\w+)`", text))
-    found += [f"README's table of modules lacks {name}." for name in sorted(modules - named)]
+        if not re.match(r"[a-z]+:", target) and not (folder / target).exists():
+            found.append(f"{name} links to {target}, which does not exist.")
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
         try:
-            compile(block, "README.md", "exec")
+            compile(block, name, "exec")
         except SyntaxError as error:
-            found.append(f"A Python block of the README does not parse: {error}.")
-    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
-        for line in block.splitlines():
-            found += _command_problems(line.strip())
+            found.append(f"A Python block of {name} does not parse: {error}.")
+    for words in commands(text):
+        found += [f"{name} runs `{shlex.join(words)}`: {why}" for why in _wrong(words)]
+    # In a sentence a command may be named without what it needs.
+    for span in re.findall(r"`(python [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        words = shlex.split(span)
+        found += [f"{name} names `{span}`: {w}" for w in _wrong(words) if "are required" not in w]
     return found
 
 
-def _command_problems(line: str) -> list[str]:
-    """Modules, scripts and requirement files that a shell line names must exist."""
-    found = []
-    for module in re.findall(r"python -m ([\w.]+)", line):
-        path = ROOT / module.replace(".", "/")
-        own = module.split(".")[0] in ("selavpr", "tools", "benchmarks")
-        if own and not (path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()):
-            found.append(f"README runs python -m {module}, which does not exist.")
-    for script in re.findall(r"(?:python|-r) ([\w./-]+\.(?:py|txt))", line):
-        if not (ROOT / script).is_file():
-            found.append(f"README uses {script}, which does not exist.")
-    match = re.search(r"python -m selavpr ([a-z]+)(?: ([a-z]+))?", line)
-    if match:
-        words = [w for w in match.groups() if w]
-        command = [sys.executable, "-W", "ignore", "-m", "selavpr", *words, "--help"]
-        # A second word may be an argument rather than a sub-command: try without it, too.
-        tries = [command, [*command[:-2], "--help"]] if len(words) > 1 else [command]
-        if all(subprocess.run(c, cwd=ROOT, capture_output=True).returncode for c in tries):
-            found.append(f"README runs python -m selavpr {' '.join(words)}, which is unknown.")
-    return found
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands in a document's shell blocks, word by word, without variables before them."""
+    for block in re.findall(r"```(?:bash)?\n(.*?)```", text, flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|;|\|", line.partition(" #")[0]):
+                try:
+                    words = shlex.split(part)
+                except ValueError:  # a quotation over several lines: nothing of ours
+                    continue
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    del words[0]
+                if words:
+                    yield words
+
+
+def _missing_modules(text: str) -> list[str]:
+    modules = {path.stem for path in (ROOT / "selavpr").glob("[!_]*.py")}
+    named = set(re.findall(r"`(\w+)`", text))
+    return [f"README's table of modules lacks {name}." for name in sorted(modules - named)]
+
+
+def _wrong(words: list[str]) -> list[str]:
+    """Why a command cannot be run as it is written."""
+    program, *rest = words
+    if program == "pip":
+        files = [rest[i + 1] for i, word in enumerate(rest[:-1]) if word == "-r"]
+        return [f"{name} does not exist." for name in files if not (ROOT / name).is_file()]
+    if Path(program).name not in ("python", "pytest") or not rest:
+        return []
+    if rest[0] != "-m":
+        return _script(ROOT / rest[0], rest) if rest[0].endswith(".py") else []
+    if len(rest) < 2 or rest[1].split(".")[0] not in ("selavpr", "tools", "benchmarks"):
+        return []
+    if rest[1] == "selavpr":
+        return _command(rest[2:])
+    path = ROOT / rest[1].replace(".", "/")
+    return _script(path / "__main__.py" if path.is_dir() else path.with_suffix(".py"), rest)
+
+
+def _command(words: list[str]) -> list[str]:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parser: argparse.ArgumentParser = cli._parser()
+            parser.parse_args(words)
+    except SystemExit:
+        return [said.getvalue().strip().splitlines()[-1]]
+    return []
+
+
+def _script(path: Path, words: list[str]) -> list[str]:
+    if not path.is_file():
+        return [f"{path.relative_to(ROOT)} does not exist."]
+    source = path.read_text(encoding="utf-8")
+    asked = [word.partition("=")[0] for word in words if word.startswith("--")]
+    # An option may be put together, as in f"--{name}".
+    made = 'f"--{' in source
+    return [f"no {option} there." for option in asked if f'"{option}"' not in source and not made]
 
 
 def main() -> int:
