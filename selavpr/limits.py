@@ -83,12 +83,13 @@ class BoundedFetch(httpx.AsyncBaseTransport):
         try:
             reply = await way.handle_async_request(request)
         except httpx.HTTPError as error:
+            await way.aclose()
             raise self._refuse("The photo's address does not answer.") from error
-        if reply.headers.get("content-encoding", "identity") != "identity":
-            await reply.aclose()
-            raise self._refuse("The photo's address sends it packed; give the photo itself.")
         assert isinstance(reply.stream, httpx.AsyncByteStream)
         stream = _Counted(reply.stream, way, self._limit, until, self._refuse)
+        if reply.headers.get("content-encoding", "identity") != "identity":
+            await stream.aclose()
+            raise self._refuse("The photo's address sends it packed; give the photo itself.")
         return httpx.Response(reply.status_code, headers=reply.headers, stream=stream)
 
     async def _public(self, host: str) -> httpx.AsyncBaseTransport:
@@ -114,15 +115,18 @@ class _Counted(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         got = 0
-        async for chunk in self._stream:
-            got += len(chunk)
-            if got > self._limit:
-                raise self._refuse(
-                    f"The photo at that address is larger than {self._limit // 2**20} MB."
-                )
-            if time.monotonic() > self._until:
-                raise self._refuse("The photo's address answers too slowly.")
-            yield chunk
+        try:
+            async for chunk in self._stream:
+                got += len(chunk)
+                if got > self._limit:
+                    raise self._refuse(
+                        f"The photo at that address is larger than {self._limit // 2**20} MB."
+                    )
+                if time.monotonic() > self._until:
+                    raise self._refuse("The photo's address answers too slowly.")
+                yield chunk
+        except httpx.HTTPError as error:
+            raise self._refuse("The photo's address stopped in the middle of it.") from error
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -78,7 +78,7 @@ def open_index(name: str | os.PathLike[str], *, refresh: bool = False) -> PlaceI
     """
     text = os.fspath(name)
     found = _NAME.fullmatch(text.replace(os.sep, "/"))
-    if found is None or Path(text).exists() or not isinstance(name, (str, Path)):
+    if found is None or os.path.exists(text) or not isinstance(name, (str, Path)):
         return PlaceIndex.open(name)
     repo, revision = found[1], found[2]
     if revision and _COMMIT.fullmatch(revision) and holds_index(_home(repo, revision)):

@@ -98,7 +98,8 @@ class RayEngine:
             IndexFileError: the model gives no usable features, a worker does not see the photos or
                 is of another version, or the cluster fails.
         """
-        data = load().data
+        ray = load()
+        data = ray.data
         task = _Task(
             selavpr.__version__,
             model.to_weights(),
@@ -117,7 +118,7 @@ class RayEngine:
         context.enable_progress_bars = context.print_on_execution_start = False
         rows = data.from_items(items, override_num_blocks=len(items)).map(
             _Worker,
-            fn_constructor_args=(load().put(task),),
+            fn_constructor_args=(ray.put(task),),
             compute=data.ActorPoolStrategy(size=min(self.workers, len(items))),
             num_cpus=self.threads,
             num_gpus=1 if self.device == "cuda" else 0,

@@ -37,7 +37,7 @@ def read_folder(
             here: building an index reports it with the others that cannot be read.
     """
     source = Path(folder)
-    root = (source if source.is_dir() else source.parent).resolve()
+    root = (source if os.path.isdir(source) else source.parent).resolve()
     return from_rows(read_table(source, keep), root)
 
 

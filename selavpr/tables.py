@@ -124,11 +124,12 @@ def find_table(source: Path) -> Path:
     Raises:
         OptionError: there is none, or several of which none is called ``places.csv``.
     """
-    if not source.is_dir():
-        if source.suffix.lower() in ENDINGS and source.is_file():
+    # Unlike Path's, these are false, not errors, for names that no system can hold.
+    if not os.path.isdir(source):
+        if source.suffix.lower() in ENDINGS and os.path.isfile(source):
             return source
         raise OptionError(f"There is no {TABLE} in {source}.")
-    if (source / TABLE).exists():
+    if os.path.exists(source / TABLE):
         return source / TABLE
     tables = sorted(p for p in source.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
     if len(tables) > 1:

@@ -95,27 +95,38 @@ def endless() -> Iterable[bytes]:
         yield bytes(2**16)
 
 
+def broken_off() -> Iterable[bytes]:
+    yield bytes(2**16)
+    raise httpx.ReadTimeout("no more")
+
+
 @pytest.mark.parametrize(
     ("elsewhere", "options", "why"),
     [
         (lambda: Elsewhere(endless()), {}, "larger than 1 MB"),
         (lambda: Elsewhere([b"x"]), {"seconds": -1.0}, "too slowly"),
         (lambda: Elsewhere([b"x"], **{"content-encoding": "gzip"}), {}, "packed"),
+        (lambda: Elsewhere(broken_off()), {}, "stopped in the middle"),
     ],
 )
 def test_what_would_cost_too_much_is_given_up(
     elsewhere: Callable[[], Elsewhere], options: dict[str, float], why: str
 ) -> None:
+    asked = elsewhere()
     with pytest.raises(RuntimeError, match=why):
-        fetch(elsewhere(), **options)
+        fetch(asked, **options)
+    assert asked.closed == 1
 
 
 def test_machine_that_does_not_answer_is_said() -> None:
-    def silent(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectTimeout("no")
+    class Silent(Elsewhere):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            raise httpx.ConnectTimeout("no")
 
+    silent = Silent([])
     with pytest.raises(RuntimeError, match="does not answer"):
-        fetch(httpx.MockTransport(silent))
+        fetch(silent)
+    assert silent.closed == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]"])

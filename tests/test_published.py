@@ -221,6 +221,8 @@ def test_folders_come_first(built: Path, server: HubServer, monkeypatch: pytest.
     assert server.requests == []
     with pytest.raises(HubError, match="There is no index folder org/other here either"):
         published.open_index("org/other")
+    with pytest.raises(HubError, match="no index folder aaaaaa"):
+        published.open_index("a" * 300 + "/b")
     for name in ("nowhere", tmp_path / "nowhere", "a/b/c"):
         with pytest.raises(IndexFileError, match="no index"):
             published.open_index(name)

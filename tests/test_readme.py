@@ -65,6 +65,7 @@ def test_there_are_such_commands() -> None:
         ("```bash\npython app.py --mpc\n```", "no --mpc there"),
         ("```bash\npython -m benchmarks.lod\n```", "benchmarks/lod.py does not exist"),
         ("Say `python -m tools.fuzz --hours 1`.", "no --hours there"),
+        ("Say `python tools/pick_examples.py`.", "it is python -m tools.pick_examples"),
     ],
 )
 def test_what_is_wrong_is_found(text: str, problem: str) -> None:

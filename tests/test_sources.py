@@ -75,7 +75,7 @@ def test_only_some_rows(tmp_path: Path) -> None:
 
 
 def test_no_table(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent"):
+    for path in (tmp_path, tmp_path / "absent", tmp_path / ("x" * 300)):
         with pytest.raises(OptionError, match=r"There is no places\.csv in"):
             read_folder(path)
     (tmp_path / "places.csv").mkdir()

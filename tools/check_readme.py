@@ -113,6 +113,10 @@ def _script(path: Path, words: list[str]) -> list[str]:
     if not path.is_file():
         return [f"{path.relative_to(ROOT)} does not exist."]
     source = path.read_text(encoding="utf-8")
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    ours = re.search(r"^from (?:selavpr|tools|benchmarks)\b", source, flags=re.MULTILINE)
+    if words[0] != "-m" and path.parent != ROOT and ours and "sys.path" not in source:
+        return [f"by its path it finds none of its modules; it is python -m {module}."]
     asked = [word.partition("=")[0] for word in words if word.startswith("--")]
     # An option may be put together, as in f"--{name}".
     made = 'f"--{' in source

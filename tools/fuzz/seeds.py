@@ -196,10 +196,11 @@ def runs() -> list[Files]:
     ]
     tensors = {"a.weight": torch.ones(2, 3)}
     moments = {"a.weight.exp_avg": torch.ones(2, 3)}
+    memory = {"descriptors": torch.ones(2, 3), "rows": torch.arange(2)}
     about = {"epoch": 1, "step": 2, "history": [0.5, 0.25]}
     with TemporaryDirectory() as folder:
         path = Path(folder, "checkpoint.safetensors")
-        write_checkpoint(path, Checkpoint(tensors, moments, tuple(batches), about))
+        write_checkpoint(path, Checkpoint(tensors, moments, tuple(batches), memory, about))
         return [{path.name: path.read_bytes()}]
 
 
