@@ -34,7 +34,7 @@ from selavpr.tables import find_table, read_table
 
 QUERY, OUTSIDE = "query", "outside"
 
-ANSWERS = 2
+ANSWERS = 3
 """Raise it when positions or evidence come out otherwise: what older journals say is then asked
 again."""
 

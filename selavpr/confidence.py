@@ -30,8 +30,8 @@ TOGETHER_M = 50.0
 """Candidates this close to the answer support it; farther ones show another place."""
 
 LOOKED_AT = 20
-"""Candidates the evidence is gathered from, however many are shown or were re-ranked. As many are
-re-ranked unless a calibration, or the user, says otherwise."""
+"""First candidates whose similarity is evidence, however many are shown. As many are re-ranked
+unless a calibration, or the user, says otherwise; the matches of all that were are evidence."""
 
 STANDS_OUT: Mapping[Scoring, float] = {"count": 10.0, "expected": 6.0}
 """Margin from which the best candidate stands out, if nobody has calibrated the index."""
@@ -97,13 +97,10 @@ def gather(
     """
     seen = sorted(candidates, key=lambda c: c.global_rank)[:LOOKED_AT]
     best, nearest = candidates[0], seen[0]
-    if best not in seen:
-        seen.append(best)
-    counts = [c.matches for c in seen if c.matches is not None]
+    counted = [c for c in candidates if c.matches is not None]
+    counts = [c.matches or 0 for c in counted]
     most = best.matches or 0
-    elsewhere = [
-        c.matches for c in seen if c.matches is not None and not _near(c, best.place.location)
-    ]
+    elsewhere = [c.matches or 0 for c in counted if not _near(c, best.place.location)]
     rival = max(elsewhere, default=min(counts, default=0))
     similar = [c.similarity for c in seen if not _near(c, nearest.place.location)]
     near = [_near(c, location) for c in candidates[:5]]

@@ -288,7 +288,7 @@ def test_recipes_as_files(tmp_path: Path) -> None:
         read_recipe(tmp_path / "absent.toml")
 
 
-@pytest.mark.parametrize("name", ["paper.toml", "city.toml", "city-2.toml"])
+@pytest.mark.parametrize("name", ["paper.toml", "city.toml", "city-2.toml", "city-3.toml"])
 def test_shipped_recipes_are_valid(name: str) -> None:
     read_recipe(Path(__file__).parent.parent / "recipes" / name)
 

@@ -6,7 +6,9 @@ CITY is what tools/city renders. The index is asked every query of the split ``t
 its calibration has seen; answers of an earlier ``selavpr eval`` with the same ``--work`` are taken
 from there. Of each condition, the query in the middle of those that are located within 25 m is
 taken; then the one whose first place by the global stage alone is farthest from the truth, of those
-that re-ranking brings within 10 m; and one photo that the city does not contain.
+that re-ranking brings within 10 m; and of the photos that the city does not contain, the one in the
+middle of those it refuses. All but the last are taken of the answers that are not "unsure", where
+there are such.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
+from selavpr import confidence
 from selavpr.cityeval import Answer, ask, read_queries
 from selavpr.metrics import RIGHT_M
 from selavpr.recognizer import Recognizer
@@ -25,6 +29,7 @@ from selavpr.reranking import order_of
 
 ROOT = Path(__file__).resolve().parent.parent
 NEAR_M = 10.0
+SETTLED = ("sure", "probably")
 TITLES_ZH = {
     "Summer day": "夏日",
     "Evening": "傍晚",
@@ -48,6 +53,7 @@ def first_errors(answer: Answer, recognizer: Recognizer) -> tuple[float, float]:
 
 def choose(answers: list[Answer], recognizer: Recognizer) -> list[tuple[str, Answer]]:
     """Titles and answers, as the docstring above says."""
+    said = {a.query.path: verdict(a, recognizer) for a in answers}
     inside = [a for a in answers if a.query.location is not None]
     errors = {a.query.path: first_errors(a, recognizer) for a in inside}
     chosen: dict[str, Answer] = {}
@@ -56,7 +62,7 @@ def choose(answers: list[Answer], recognizer: Recognizer) -> list[tuple[str, Ans
         if (answer.error_m or 0.0) <= RIGHT_M and errors[answer.query.path][1] <= RIGHT_M:
             groups.setdefault(answer.query.condition, []).append(answer)
     for condition, members in groups.items():
-        chosen[condition.replace("_", " ").capitalize()] = members[len(members) // 2]
+        chosen[condition.replace("_", " ").capitalize()] = middle(members, said, SETTLED)
     taken = {a.query.path for a in chosen.values()}
     saved = [
         a
@@ -65,11 +71,28 @@ def choose(answers: list[Answer], recognizer: Recognizer) -> list[tuple[str, Ans
         and (a.error_m or 0.0) <= NEAR_M
         and a.query.path not in taken
     ]
+    saved = [a for a in saved if said[a.query.path] in SETTLED] or saved
     if saved:
         chosen["Put right by re-ranking"] = max(saved, key=lambda a: errors[a.query.path][0])
     if elsewhere := [a for a in answers if a.query.location is None]:
-        chosen["Not in this city"] = elsewhere[len(elsewhere) // 2]
+        chosen["Not in this city"] = middle(elsewhere, said, ("not here",))
     return list(chosen.items())
+
+
+def verdict(answer: Answer, recognizer: Recognizer) -> confidence.Verdict:
+    """The one the page would show."""
+    calibration = recognizer.calibration
+    if calibration is None:
+        return confidence.verdict(answer.evidence)
+    return calibration.judge(answer.evidence).verdict
+
+
+def middle(
+    members: list[Answer], said: Mapping[Path, confidence.Verdict], wanted: Collection[str]
+) -> Answer:
+    """The one in the middle of those with a wanted verdict; of all, where none has one."""
+    members = [a for a in members if said[a.query.path] in wanted] or members
+    return members[len(members) // 2]
 
 
 def main() -> None:
