@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,9 @@ from selavpr.sources import SourcePhoto
 from tools.processes import ROOT, app
 
 
-@dataclass(frozen=True)
-class Split:
-    """Photos as they were divided.
-
-    Attributes:
-        held: rows to ask for, in the order they were drawn.
-        eligible: how many photos had another within reach at all.
-    """
-
-    held: tuple[int, ...]
-    eligible: int
-
-
-def hold_out(places: Sequence[Location], count: int, seed: int, reach_m: float = RIGHT_M) -> Split:
+def hold_out(
+    places: Sequence[Location], count: int, seed: int, reach_m: float = RIGHT_M
+) -> tuple[list[int], int]:
     """Draw photos to hold out, each with another within reach that is not held out.
 
     Looks at every pair, which is quick for some thousands of photos.
@@ -65,6 +54,9 @@ def hold_out(places: Sequence[Location], count: int, seed: int, reach_m: float =
         count: photos wanted; fewer come back where more would leave one of them alone.
         seed: the same draws the same.
         reach_m: how near the other photo must be.
+
+    Returns:
+        The rows held out, in the order they were drawn, and how many photos had another in reach.
     """
     near = [
         {j for j, other in enumerate(places) if j != i and place.distance_m(other) <= reach_m}
@@ -75,7 +67,7 @@ def hold_out(places: Sequence[Location], count: int, seed: int, reach_m: float =
     for i in random.Random(seed).sample(eligible, len(eligible)):
         if len(held) < count and all(near[k] - {*held, i} for k in (*held, i)):
             held.append(i)
-    return Split(tuple(held), len(eligible))
+    return held, len(eligible)
 
 
 def with_position(photo: Path, location: Location, copy: Path) -> None:
@@ -215,12 +207,12 @@ def main() -> int:
     if found.panoramas:
         raise SystemExit("Panoramas are no photos to hold out; cut them first.")
     places = [photo.place.location for photo in found.photos]
-    split = hold_out(places, args.hold_out, args.seed)
+    held, eligible = hold_out(places, args.hold_out, args.seed)
     print(f"{args.photos}: {len(places)} photos with places ({kind}). {' '.join(found.notes)}")
-    print(f"{split.eligible} have another within {RIGHT_M:g} m; {len(split.held)} are held out")
-    if not split.held or len(split.held) < args.hold_out:
+    print(f"{eligible} have another within {RIGHT_M:g} m; {len(held)} are held out")
+    if not held or len(held) < args.hold_out:
         raise SystemExit(f"That is fewer than --hold-out {args.hold_out}.")
-    truths = prepare(found.photos, split.held, out)
+    truths = prepare(found.photos, held, out)
     seconds = build(out / "reference", out / "index", args.photos.resolve().name)
     print(f"built in {seconds:.0f} s")
     os.environ["SELAVPR_INDEX"] = str(out / "index")
@@ -229,7 +221,7 @@ def main() -> int:
         client = Client(running.address, verbose=False)
         answers = [ask(client, photo) for photo in truths]
         client.close()
-        report(truths, answers, [place for i, place in enumerate(places) if i not in split.held])
+        report(truths, answers, [place for i, place in enumerate(places) if i not in held])
         if args.screenshots:
             picture_all(running.address, list(truths), out)
     return 0
