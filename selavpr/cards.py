@@ -376,10 +376,10 @@ def _card(
 
 
 def _drawing() -> str:
-    def label(x: int, y: int, key: str, extra: str = "") -> str:
+    def label(x: int, y: int, key: str) -> str:
         return (
-            f'<text x="{x}" y="{y}" {extra}><tspan class="sv-en">{plain(key, "en")}</tspan>'
-            f'<tspan class="sv-zh">{plain(key, "zh")}</tspan></text>'
+            f'<text x="{x}" y="{y}" id="sv-{key}"><tspan class="sv-en">{plain(key, "en")}</tspan>'
+            f'<tspan class="sv-zh" lang="zh">{plain(key, "zh")}</tspan></text>'
         )
 
     bars = "".join(
@@ -411,10 +411,22 @@ def _drawing() -> str:
             "M592 170c34 0 50-14 58-36",
         )
     )
+    labels = {
+        f"sv-{key}": label(x, y, key)
+        for key, x, y in (
+            ("svg_photo", 60, 164),
+            ("svg_network", 202, 174),
+            ("svg_fingerprint", 345, 22),
+            ("svg_city", 522, 22),
+            ("svg_details", 345, 216),
+            ("svg_mutual", 535, 218),
+            ("svg_answer", 680, 168),
+        )
+    }
     return (
-        '<svg viewBox="0 0 760 226" role="img" aria-labelledby="sv-how-title"><title '
-        'id="sv-how-title">photo → network → fingerprint → city → top k; details → mutual matches '
-        "→ place</title><defs><marker id='sv-tip' viewBox='0 0 8 8' refX='7' refY='4' "
+        # Named by its own labels, of which one language shows.
+        f'<svg viewBox="0 0 760 226" role="img" aria-labelledby="{" ".join(labels)}">'
+        "<defs><marker id='sv-tip' viewBox='0 0 8 8' refX='7' refY='4' "
         "markerWidth='7' markerHeight='7' orient='auto'><path d='M0 0l8 4-8 4z' class='a'/>"
         "</marker></defs>"
         '<rect x="12" y="72" width="96" height="72" rx="8" class="b"/>'
@@ -428,10 +440,7 @@ def _drawing() -> str:
         f"{threads}"
         '<path d="M680 146c-14-18-22-26-22-38a22 22 0 0 1 44 0c0 12-8 20-22 38z" class="m"/>'
         '<circle cx="680" cy="107" r="8" fill="#fff"/>'
-        f"{label(60, 164, 'svg_photo')}{label(202, 174, 'svg_network')}"
-        f"{label(345, 22, 'svg_fingerprint')}{label(522, 22, 'svg_city')}"
-        f"{label(345, 216, 'svg_details')}{label(535, 218, 'svg_mutual')}"
-        f"{label(680, 168, 'svg_answer')}</svg>"
+        f"{''.join(labels.values())}</svg>"
     )
 
 

@@ -117,7 +117,10 @@ def build_overview(
         tiles: likewise.
     """
     shown = locations[:: -(-len(locations) // DOTS)]
-    data: dict[str, Any] = {"dots": [_pair(place) for place in shown], "text": {}}
+    data: dict[str, Any] = {
+        "dots": [_pair(place) for place in shown],
+        "text": _spoken("covered"),
+    }
     middle = sorted(shown, key=lambda place: place.latitude)[len(shown) // 2]
     return _document(data, middle, basemap, attribution, served, tiles)
 
@@ -153,7 +156,8 @@ def _document(
     figure.render()  # fills html and script
     body, script = figure.html.render(), figure.script.render()
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Map</title>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(data['text']['map']['en'])}</title>"
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f'<meta name="referrer" content="strict-origin-when-cross-origin">{_assets(served)}'
         f"<style>{text.HIDE_OTHER_LANGUAGE}{mapscript.STYLE}</style></head><body>{body}"
@@ -162,7 +166,12 @@ def _document(
 
 
 def frame(document: str, title: str = "") -> str:
-    """A page inside a page: scripts put straight into ``gradio.HTML`` would not run."""
+    """A page inside a page: scripts put straight into ``gradio.HTML`` would not run.
+
+    Args:
+        document: what ``build_map`` or ``build_overview`` returned.
+        title: in English; its script puts what the visitor's language has for it.
+    """
     title = html.escape(title or text.plain("map", "en"))
     return (
         f'<iframe class="sv-map" title="{title}" srcdoc="{html.escape(document)}" '
@@ -206,11 +215,17 @@ def _moves(recognition: Recognition) -> list[dict[str, Any]]:
     ]
 
 
+def _spoken(name: str) -> dict[str, dict[str, str]]:
+    """What only screen readers say of a map: its own name, and its buttons."""
+    buttons = {key: text.both_plain(key) for key in ("zoom_in", "zoom_out", "layers", "close")}
+    return {"map": text.both_plain(name), **buttons}
+
+
 def _texts(
     recognition: Recognition, truth: Location | None, own: bool
 ) -> dict[str, dict[str, str]]:
     keys = ("answer", "global_answer", "layer_rerank", "layer_global", "layer_moves", "move")
-    texts = {key: text.both_plain(key, rank="{rank}") for key in keys}
+    texts = _spoken("map") | {key: text.both_plain(key, rank="{rank}") for key in keys}
     if recognition.location.verdict == "not here":
         texts["answer"] = text.both_plain("guess")
     for radius, key in (

@@ -51,6 +51,27 @@ function (map, tiles, data) {
   const say = (key) => data.text[key][root.lang.startsWith('zh') ? 'zh' : 'en'];
   const two = (key) => '<span class="sv-en">' + data.text[key].en + '</span>' +
     '<span class="sv-zh" lang="zh">' + data.text[key].zh + '</span>';
+  // What a screen reader says, in the language of the page; Leaflet itself speaks English.
+  const name = (element, words) => element && element.setAttribute('aria-label', words);
+  const named = {'.leaflet-control-zoom-in': 'zoom_in', '.leaflet-control-zoom-out': 'zoom_out',
+    '.leaflet-control-layers-toggle': 'layers', '.leaflet-popup-close-button': 'close'};
+  const rename = () => {
+    for (const [part, key] of Object.entries(named)) {
+      for (const element of document.querySelectorAll(part)) {
+        element.title = say(key);
+        name(element, say(key));
+      }
+    }
+    document.title = say('map');
+    if (window.frameElement) window.frameElement.title = document.title;
+    map.fire('language');
+  };
+  map.on('popupopen', rename);
+  const nameMarker = (marker, words) => {
+    const set = () => name(marker.getElement(), words());
+    marker.on('add', set);
+    map.on('language', set);
+  };
   map.attributionControl.setPrefix('<a href="https://leafletjs.com">Leaflet</a>');
   if (data.attribution) map.attributionControl.addAttribution(data.attribution);
 
@@ -184,7 +205,7 @@ function (map, tiles, data) {
       }
       const layer = kind === 'rerank' ? 'layer_rerank' : 'layer_global';
       const label = () => [pin.street || '?', say(layer), number].join(', ');
-      if (!small) marker.on('add', () => marker.getElement().setAttribute('aria-label', label()));
+      if (!small) nameMarker(marker, label);
       groups[kind].addLayer(marker);
       shown[pin.i] = marker;
     }
@@ -233,7 +254,7 @@ function (map, tiles, data) {
       const icon = L.divIcon({className: '', iconSize: size, iconAnchor: anchor, html: svg});
       const marker = L.marker(at, {icon: icon, zIndexOffset: key === 'answer' ? 1200 : 1000});
       marker.bindTooltip(() => say(key), {direction: 'top', offset: [0, 4 - anchor[1]]});
-      marker.on('add', () => marker.getElement().setAttribute('aria-label', say(key)));
+      nameMarker(marker, () => say(key));
       marker.addTo(map);
     };
     if (data.truth) {
@@ -277,8 +298,10 @@ function (map, tiles, data) {
     root.classList.toggle('dark', host.body.classList.contains('dark'));
     root.lang = host.documentElement.lang || 'en';
     if (base) base.setStyle(style);
+    rename();
   }
-  if (host !== document) {
+  if (host === document) rename();
+  else {
     follow();
     const observer = new MutationObserver(follow);
     observer.observe(host.body, {attributes: true, attributeFilter: ['class']});

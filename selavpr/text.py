@@ -8,6 +8,7 @@ Labels of Gradio's own components come from the same table through ``gradio_tabl
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -108,7 +109,11 @@ _TEXT: dict[str, tuple[str, str]] = {
         "No. {rank} of the first stage → No. {rank} re-ranked",
         "第一阶段第 {rank} 名 → 重排后第 {rank} 名",
     ),
-    "covered": ("Where the photos of {city} were taken", "{city} 参考照片的拍摄位置"),
+    "covered": ("Where the photos of this city were taken", "这座城市参考照片的拍摄位置"),
+    "zoom_in": ("Zoom in", "放大"),
+    "zoom_out": ("Zoom out", "缩小"),
+    "layers": ("Layers", "图层"),
+    "close": ("Close", "关闭"),
     # the columns
     "ranking": ("Two stages, two rankings", "两个阶段，两种排序"),
     "ranking_note": (
@@ -352,6 +357,61 @@ def gradio_table() -> dict[str, dict[str, str]]:
     # The browser says zh-CN or zh-TW, and Gradio looks for exactly that.
     return {"en": english, "zh": chinese, "zh-CN": chinese, "zh-TW": chinese}
 
+
+_CONTROLS = {
+    "Upload file": "上传文件",
+    "Click to upload or drop files": "点击选择或拖放文件",
+    "Capture from camera": "用摄像头拍摄",
+    "Paste from clipboard": "从剪贴板粘贴",
+    "Remove Image": "移除图片",
+    "grant webcam access": "允许使用摄像头",
+    "capture photo": "拍照",
+    "select input source": "选择摄像头",
+    "select source": "选择来源",
+    "Reset to default value": "恢复默认值",
+    "number input": "数值",
+    "range slider": "滑块",
+    "Close": "关闭",
+}
+"""Names that Gradio gives its controls in English whatever the language, and what Chinese has."""
+
+NAME_CONTROLS = """
+(() => {
+  const chinese = TABLE, titles = TITLES;
+  const english = Object.fromEntries(Object.entries(chinese).map((pair) => pair.reverse()));
+  const translated = (name) => {
+    const labelled = /^(number input|range slider) for (.*)$/s.exec(name);
+    return labelled ? `${labelled[2]} (${chinese[labelled[1]]})` : chinese[name];
+  };
+  const inChinese = () => document.documentElement.lang.startsWith('zh');
+  const rename = (element) => {
+    for (const part of ['aria-label', 'title']) {
+      const name = element.getAttribute(part);
+      const other = name && (inChinese() ? translated(name) : english[name]);
+      if (other) element.setAttribute(part, other);
+    }
+  };
+  const renameAll = (root) => root.querySelectorAll('[aria-label],[title]').forEach(rename);
+  const follow = () => {
+    document.title = titles[Number(inChinese())];
+    renameAll(document);
+  };
+  new MutationObserver((records) => {
+    for (const record of records) {
+      if (record.target === document.documentElement) follow();
+      else if (record.attributeName) rename(record.target);
+      for (const node of record.addedNodes) {
+        if (node.nodeType === Node.ELEMENT_NODE) { rename(node); renameAll(node); }
+      }
+    }
+  }).observe(document.documentElement,
+    {subtree: true, childList: true, attributeFilter: ['aria-label', 'title', 'lang']});
+  follow();
+})();
+""".replace("TABLE", json.dumps(_CONTROLS, ensure_ascii=False)).replace(
+    "TITLES", json.dumps(_TEXT["title"], ensure_ascii=False)
+)
+"""A script that puts these names, and the page's own, into its language, whenever that changes."""
 
 HIDE_OTHER_LANGUAGE = "html:not([lang^=zh]) .sv-zh{display:none}html[lang^=zh] .sv-en{display:none}"
 """The style rules that show one language."""

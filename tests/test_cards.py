@@ -306,6 +306,18 @@ def test_every_picture_and_drawing_is_described(recognition: Recognition) -> Non
                 assert {"aria-hidden", "aria-labelledby"} & set(attributes)
 
 
+def test_drawing_is_named_by_its_own_labels() -> None:
+    """They are in both languages, of which one shows; a title of its own could be in one only."""
+    source = cards.how_it_works()
+    (drawing,) = (about for tag, about in Text(source).tags if tag == "svg")
+    names = (drawing["aria-labelledby"] or "").split()
+    labels = {about["id"]: about for tag, about in Text(source).tags if tag == "text"}
+    assert names == list(labels)
+    assert len(names) == 7
+    assert source.count('<tspan class="sv-en">') == source.count('<tspan class="sv-zh"') == 7
+    assert "<title" not in source
+
+
 def test_languages_have_the_same_texts_and_places_to_fill() -> None:
     table = text.gradio_table()
     assert table["zh"] == table["zh-CN"] == table["zh-TW"]

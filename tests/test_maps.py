@@ -147,3 +147,17 @@ def test_frame_keeps_the_page_whole(recognition: Recognition) -> None:
     source = re.search(r'srcdoc="([^"]*)"', maps.frame(page))
     assert source
     assert html.unescape(source[1]) == page
+
+
+def test_map_is_named_in_both_languages(recognition: Recognition) -> None:
+    """What only a screen reader says; the script puts what the page's language has for it."""
+    overview = maps.build_overview([Location(60, 24.9)])
+    for page, english, chinese in (
+        (maps.build_map(recognition), "Map of the answer", "结果地图"),
+        (overview, "Where the photos of this city were taken", "这座城市参考照片的拍摄位置"),
+    ):
+        said = data_of(page)["text"]
+        assert said["map"] == {"en": english, "zh": chinese}
+        assert f"<title>{english}</title>" in page
+        assert said["zoom_in"] == {"en": "Zoom in", "zh": "放大"}
+        assert {"zoom_out", "layers", "close"} < set(said)
