@@ -1,4 +1,4 @@
-"""What a visitor may cost: bytes sent here, and bytes fetched from an address they give.
+"""What a visitor may cost: bytes sent here, fetched from an address they give, and left behind.
 
 Gradio bounds the files it receives, but neither other requests nor what it fetches for one.
 The home of ``safehttpx``, by which Gradio refuses addresses inside its own network.
@@ -6,8 +6,12 @@ The home of ``safehttpx``, by which Gradio refuses addresses inside its own netw
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import httpx
 import safehttpx  # type: ignore[import-untyped]
@@ -99,6 +103,41 @@ class BoundedFetch(httpx.AsyncBaseTransport):
             raise self._refuse("The photo's address is none that anybody can reach.") from error
         way: httpx.AsyncBaseTransport = safehttpx.AsyncSecureTransport(address)
         return way
+
+
+def sweep(folder: Path, age: float) -> None:
+    """Delete the files below a folder that are too old.
+
+    Gradio deletes the uploads it knows of; one that broke off is none of them, and would stay.
+
+    Args:
+        folder: need not exist.
+        age: seconds since a file was last written, moved or touched.
+    """
+    now = time.time()
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # it may have gone meanwhile
+                if now - Path(parent, name).lstat().st_ctime > age:
+                    Path(parent, name).unlink()
+
+
+@asynccontextmanager
+async def swept(folder: Path, every: float, age: float) -> AsyncIterator[None]:
+    """Sweep a folder every so many seconds while the context lasts; see ``sweep``."""
+
+    async def again() -> None:
+        while True:
+            await asyncio.sleep(every)
+            await asyncio.to_thread(sweep, folder, age)
+
+    task = asyncio.create_task(again())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 class _Counted(httpx.AsyncByteStream):

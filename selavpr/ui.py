@@ -10,11 +10,16 @@ import functools
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio import processing_utils
+from gradio import processing_utils, route_utils
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -26,7 +31,7 @@ from selavpr.errors import OptionError, PhotoError, SelaVPRError
 from selavpr.exif import read_position
 from selavpr.geo import Location
 from selavpr.images import load_image
-from selavpr.limits import BodyLimit, BoundedFetch
+from selavpr.limits import BodyLimit, BoundedFetch, swept
 from selavpr.recognizer import Recognizer
 from selavpr.session import Session, Site
 from selavpr.text import both, gradio_table, plain
@@ -38,7 +43,10 @@ MAX_REQUEST = MAX_UPLOAD + 2**20
 """Bytes of a photo, and of a whole request; Gradio itself bounds only the files in it."""
 
 KEEP_SECONDS = 3600
-"""Uploads and drawn pictures are deleted after this long, sessions forgotten."""
+"""Uploads are deleted after this long, sessions forgotten."""
+
+LOOK_SECONDS = 600
+"""Between two looks at how old the uploads are."""
 
 ATTEMPTS = 3
 """To start serving, on a machine that is too busy to answer itself."""
@@ -85,11 +93,13 @@ def build_demo(
     deepest = _deepest(site)
     manifests = [r.index.manifest for r in recognizers.values()]
     with gr.Blocks(
-        title=plain("title", "en"), analytics_enabled=False, delete_cache=(600, KEEP_SECONDS)
+        title=plain("title", "en"),
+        analytics_enabled=False,
+        delete_cache=(LOOK_SECONDS, KEEP_SECONDS),
     ) as demo:
         demo.site = site
         session, truth = gr.State(None, time_to_live=KEEP_SECONDS), gr.State(None)
-        _html(cards.header(), js_on_load=theme.HEADER_CLICKS)
+        _html(cards.header(), js_on_load=theme.HEADER_CLICKS + text.NAME_CONTROLS)
         for note in notes:
             _html(cards.notice(note))
         with gr.Row(equal_height=False):
@@ -280,8 +290,9 @@ def launch(
     share: bool = False,
     language: str | None = None,
     mcp: bool = False,
+    uploads: Path | None = None,
 ) -> str:
-    """Start serving the page, and return at once; ``demo.block_thread()`` waits for the end.
+    """Start serving the page, and return at once; ``wait`` waits for the end.
 
     Args:
         demo: what ``build_demo`` returned.
@@ -290,6 +301,8 @@ def launch(
         share: ask Gradio for a public address.
         language: ``"en"`` or ``"zh"``; the browser's when None.
         mcp: offer the endpoints to language models, too, at ``/gradio_api/mcp/``.
+        uploads: a folder of the page's own, see ``private_uploads``: whatever is in it is deleted
+            in time. Without one only what Gradio knows of is, of a folder that it may share.
 
     Returns:
         The local address.
@@ -329,6 +342,7 @@ def launch(
         app_kwargs={
             "routes": [Route("/health", _health(demo.site))],
             "middleware": [Middleware(BodyLimit, limit=MAX_REQUEST)],
+            "lifespan": uploads and (lambda app: swept(uploads, LOOK_SECONDS, KEEP_SECONDS)),
         },
     )
     try:
@@ -356,6 +370,45 @@ def launch(
             "--port or --host."
         ) from error
     return str(address)
+
+
+@contextmanager
+def private_uploads() -> Iterator[Path]:
+    """A folder where a page that is built within keeps what visitors send; it goes in the end.
+
+    It lies in ``GRADIO_TEMP_DIR``, or else where temporary files do, and only its owner can read
+    it: by itself Gradio keeps photos where every user of a machine can.
+
+    Raises:
+        OptionError: no such folder can be made.
+    """
+    parent = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
+    try:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(
+            prefix="selavpr-uploads-", dir=parent, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise OptionError(
+            f"Photos cannot be kept in {parent}: {error.strerror}. Set GRADIO_TEMP_DIR to a folder "
+            "that this user may write to."
+        ) from error
+    with made as folder:
+        own = Path(folder).resolve()
+        os.environ["GRADIO_TEMP_DIR"] = str(own)
+        yield own
+
+
+def wait(demo: gr.Blocks) -> None:
+    """Serve until Ctrl-C, then delete what visitors have left and what was put there for them.
+
+    Gradio does so itself, but only once the last connection has closed, and an open page keeps one.
+    """
+    try:
+        demo.block_thread()
+    finally:
+        route_utils.delete_files_created_by_app(demo, None)
+        shutil.rmtree(demo.site.folder, ignore_errors=True)
 
 
 def _answer_in_json(server: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from selavpr.limits import BodyLimit, BoundedFetch
+from selavpr.limits import BodyLimit, BoundedFetch, sweep, swept
 
 LIMIT = 2**20
 
@@ -144,3 +145,30 @@ def test_addresses_inside_the_network_are_refused(
 
     with pytest.raises(RuntimeError, match="none that anybody can reach"):
         asyncio.run(get())
+
+
+def test_only_what_is_too_old_is_swept_out(tmp_path: Path) -> None:
+    inner = tmp_path / "0f3a"
+    inner.mkdir()
+    for path in (inner / "street.jpg", tmp_path / "tmp1x2y"):
+        path.write_bytes(b"x")
+    sweep(tmp_path, age=60)
+    assert {path.name for path in tmp_path.rglob("*")} == {"0f3a", "street.jpg", "tmp1x2y"}
+    sweep(tmp_path, age=-1)  # nothing is so young
+    assert [path.name for path in tmp_path.rglob("*")] == ["0f3a"]
+    sweep(tmp_path / "not there", age=0)
+
+
+def test_it_is_swept_again_and_again(tmp_path: Path) -> None:
+    async def watch() -> None:
+        async with swept(tmp_path, every=0, age=-1):
+            for name in ("first", "second"):
+                path = tmp_path / name
+                path.write_bytes(b"x")
+                while path.exists():
+                    await asyncio.sleep(0)
+        (tmp_path / "third").write_bytes(b"x")
+        await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(watch(), 60))
+    assert (tmp_path / "third").exists(), "no longer"
