@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.ExifTags import Base
 
+from benchmarks import own_city
 from benchmarks.own_city import errors_m, hold_out, prepare, with_position
 from selavpr.exif import read_position
 from selavpr.geo import Location
 from selavpr.sources import SourcePhoto, read_folder
+from tools.processes import App
 
 HERE = Location(-33.45, -70.66)
 PAIRS = [HERE.moved(200 * i, north) for i in range(6) for north in (0, 20)]
@@ -101,3 +107,45 @@ def test_errors_are_those_of_both_stages() -> None:
 
     answer = {"global_location": at(300), "candidates": [at(40), at(300)], "location": at(10)}
     assert errors_m(answer, HERE) == pytest.approx((300, 40, 10), rel=0.01)
+
+
+def test_every_photo_held_out_is_asked_for_and_reported(
+    found: list[SourcePhoto],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Path] = []
+
+    @contextmanager
+    def app() -> Iterator[App]:
+        assert own_city.os.environ["SELAVPR_INDEX"] == str(tmp_path / "out" / "index")
+        yield App("http://here", "it serves", 0)
+
+    def ask(client: object, photo: Path) -> dict[str, object]:
+        """The first stage is right about the first two photos, the second about all."""
+        asked.append(photo)
+        truth = next(p.place.location for p in found if f"walk-{p.path.name}" == photo.name)
+        far = truth.moved(0, 10 if len(asked) <= 2 else 300)
+        first, best = ({"lat": at.latitude, "lon": at.longitude} for at in (far, truth))
+        return {
+            "global_location": first, "candidates": [best], "location": best, "verdict": "sure"
+        }  # fmt: skip
+
+    monkeypatch.setenv("SELAVPR_INDEX", "")  # so that it is put back
+    monkeypatch.setattr(own_city, "build", lambda reference, index, title: 61.0)
+    monkeypatch.setattr(own_city, "app", app)
+    monkeypatch.setattr(own_city, "ask", ask)
+    monkeypatch.setattr(own_city, "Client", lambda *_, **__: SimpleNamespace(close=lambda: None))
+    options = ["--photos", str(tmp_path / "source"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["own_city", *options, "--hold-out", "4"])
+    assert own_city.main() == 0
+    said = capsys.readouterr().out
+    assert "12 photos with places (table)" in said and "12 have another within 25 m" in said
+    assert len(asked) == len(set(asked)) == 4 and all(photo.name in said for photo in asked)
+    assert "global     2 of 4 within 25 m, median 155 m" in said
+    assert "re-ranked  4 of 4 within 25 m, median 0 m" in said
+    assert "right for 12%" in said, "one photo of the eight left is near each of the four"
+    monkeypatch.setattr(sys, "argv", ["own_city", *options, "--hold-out", "7"])
+    with pytest.raises(SystemExit, match="fewer than --hold-out 7"):
+        own_city.main()
