@@ -44,7 +44,7 @@ def card(index: PlaceIndex, repo: str) -> str:
     front |= {"license": known} if known else {"license": "other"}
     if not known and about.license:
         front["license_name"] = about.license
-    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items()]
+    lines = [f"{name}: {_quoted(value)}" for name, value in front.items()]
     lines += ["viewer: false", "tags:"]
     lines += [f"- {tag}" for tag in ("selavpr", "visual-place-recognition", "geolocation")]
     lines += ["size_categories:", f"- {_category(len(index))}"]
@@ -116,6 +116,12 @@ def _category(count: int) -> str:
         if count < limit:
             return name
     return "1M<n<10M" if count < 1e7 else "n>10M"
+
+
+def _quoted(text: str) -> str:
+    """A text for YAML, which refuses many signs that JSON leaves as they are."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
 
 
 def _cell(text: str) -> str:

@@ -287,11 +287,14 @@ def read_sums(path: Path) -> dict[str, str]:
         IndexFileError: the list is missing or damaged.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines, which parts at signs that may stand in a photo's name, such as U+2028.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise unreadable(path, error) from error
     except ValueError as error:
         raise damaged(path, str(error)) from error
+    if lines == [""]:
+        return {}
     sums: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         found = _SUM.fullmatch(line)

@@ -214,7 +214,7 @@ def recall(searcher: Searcher, descriptors: NDArray[np.float32]) -> float:
         wanted = set(true) - {row}
         hits += len(wanted & set(given))
         total += len(wanted)
-    return hits / max(total, 1)
+    return hits / total if total else 1.0  # one alone has no neighbours to miss
 
 
 def describe(about: dict[str, Any] | None) -> str:
