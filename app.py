@@ -32,17 +32,20 @@ def main() -> int:
     try:
         served = bundle.load(HERE / "prebuilt_index", indexes, model=args.model, device=args.device)
         examples = bundle.read_examples(HERE / "assets" / "examples") if served.bundled else []
-        demo = ui.build_demo(served.recognizers, examples, notes=served.notes)
-        address = ui.launch(
-            demo, args.host, args.port, share=args.share, language=args.lang, mcp=args.mcp
-        )
+        with ui.private_uploads() as uploads:
+            demo = ui.build_demo(served.recognizers, examples, notes=served.notes)
+            address = ui.launch(
+                demo, args.host, args.port, share=args.share, language=args.lang, mcp=args.mcp,
+                uploads=uploads,
+            )  # fmt: skip
+            # Stopped as by Ctrl-C, so that the photos of visitors are deleted.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            print(f"{address}\n{served}", flush=True)
+            ui.wait(demo)
     except SelaVPRError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
-    print(f"{address}\n{served}", flush=True)
-    # Stopped as by Ctrl-C, Gradio deletes the photos of its visitors.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return int(demo.block_thread() or 0)
+    return 0
 
 
 if __name__ == "__main__":
