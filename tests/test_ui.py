@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import sys
 import threading
 import urllib.error
@@ -301,3 +302,20 @@ def test_start_on_a_busy_machine_is_tried_again(
 def test_without_a_city_the_page_says_what_to_do() -> None:
     with pytest.raises(OptionError, match="index build"):
         ui.build_demo({})
+
+
+def test_uploads_have_a_folder_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "new" / "one"))
+    with ui.private_uploads() as uploads:
+        assert uploads.parent == (tmp_path / "new" / "one").resolve()
+        assert os.environ["GRADIO_TEMP_DIR"] == str(uploads)
+        assert uploads.stat().st_mode & 0o077 == 0
+        (uploads / "photo.jpg").write_bytes(b"x")
+    assert list((tmp_path / "new" / "one").iterdir()) == []
+    in_the_way = tmp_path / "file"
+    in_the_way.write_bytes(b"")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(in_the_way))
+    with pytest.raises(OptionError, match="Set GRADIO_TEMP_DIR"), ui.private_uploads():
+        pass
