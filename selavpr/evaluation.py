@@ -146,10 +146,13 @@ def summarise(
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up; numbers to the right."""
-    cells = [list(header), *(list(row) for row in rows)]
+    # Conditions are a table's own words: a bar or line break in one would part the row.
+    cells = [
+        [" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (header, *rows)
+    ]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
     numeric = [
-        bool(rows) and all(not row[i] or row[i][0].isdigit() or row[i] == "-" for row in rows)
+        bool(rows) and all(not row[i] or row[i][0].isdigit() or row[i] == "-" for row in cells[1:])
         for i in range(len(header))
     ]
 

@@ -99,8 +99,10 @@ class Area:
         )
 
     def quarters(self) -> list[Area]:
-        """Four areas that cover it."""
-        return self._cut(2, 2)
+        """Four areas that cover it; two where one side is too short to be cut."""
+        sides = self.east - self.west, self.north - self.south
+        columns, rows = (2 if side > SMALLEST_DEG else 1 for side in sides)
+        return self._cut(columns, rows)
 
     def tiles(self, side_deg: float) -> list[Area]:
         """Areas of at most so many degrees a side that cover it, in rows from the south-west."""
@@ -136,7 +138,7 @@ def search(
     while waiting:
         area = waiting.pop()
         offers, more = ask(area)
-        if more and min(area.east - area.west, area.north - area.south) > SMALLEST_DEG:
+        if more and max(area.east - area.west, area.north - area.south) > SMALLEST_DEG:
             waiting += reversed(area.quarters())
         new = [offer for offer in offers if offer.photo_id not in seen]
         seen.update(offer.photo_id for offer in new)

@@ -209,10 +209,13 @@ def within(
     """
     photos = (*queries, *database)
     if all(p.metres is not None for p in photos):
-        asked, known = (np.array([p.metres for p in group]) for group in (queries, database))
+        asked, known = (
+            np.array([p.metres for p in group], dtype=float).reshape(-1, 2)
+            for group in (queries, database)
+        )
         rows = (np.hypot(*(known - point).T) for point in asked)
     elif all(p.location is not None for p in photos):
-        asked, known = (np.array(_degrees(group)) for group in (queries, database))
+        asked, known = (np.reshape(_degrees(group), (-1, 2)) for group in (queries, database))
         rows = (great_circle_m(point[None], known)[0] for point in asked)
     else:
         names = np.array([p.place_id for p in database])

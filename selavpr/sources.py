@@ -69,7 +69,8 @@ def from_rows(rows: Iterable[Row], root: Path) -> list[SourcePhoto]:
 
 def stem(path: Path, root: Path) -> str:
     """A photo's path below its folder, without its ending, with forward slashes."""
-    return path.relative_to(root).with_suffix("").as_posix()
+    # Not with_suffix, which fails for "..jpg" from Python 3.12 on.
+    return os.path.splitext(path.relative_to(root).as_posix())[0]
 
 
 def unique(photos: Iterable[SourcePhoto]) -> list[SourcePhoto]:
