@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +18,12 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import tiny_app
 from hub_server import HubServer, Repo
 from test_hub import point_at
+
+from selavpr import SelaVPR
+from selavpr.sources import SourcePhoto
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = sorted(path.parent.name for path in (ROOT / "prebuilt_index").glob("*/manifest.json"))
@@ -114,3 +121,64 @@ def test_wrong_names_are_errors(
     assert said.startswith("app.py: ")
     assert name in said
     huggingface_hub.close_session()
+
+
+NOBODY = 65534
+
+
+def as_nobody() -> list[str]:
+    """How a command line begins that gives up root; empty where that cannot be had.
+
+    The interpreter may lie where only root can read, so reading, and no more, stays allowed.
+    """
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() != 0 or not setpriv:
+        return []
+    ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    reading = [f"--{kind}-caps=-all,+dac_read_search" for kind in ("inh", "ambient")] + [
+        "--bounding-set=-all,+dac_read_search"
+    ]
+    for rights in (reading, ["--bounding-set=-all"]):
+        command = [setpriv, *ids, *rights]
+        tried = subprocess.run([*command, sys.executable, "-c", ""], capture_output=True)
+        if tried.returncode == 0:
+            return command
+    return []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs users and signals")
+@pytest.mark.skipif(not shutil.which("curl"), reason="asks by curl")
+def test_it_needs_no_root_and_leaves_nothing_behind(
+    tmp_path: Path, network: SelaVPR, photos: list[SourcePhoto]
+) -> None:
+    """Stopped as a service is, while a visitor's page is open, which keeps a connection."""
+    tiny_app.lay_out(tmp_path, network, photos)
+    command = as_nobody()
+    with tempfile.TemporaryDirectory() as scratch:  # where anybody may go, unlike tmp_path
+        home, temporary = Path(scratch, "home"), Path(scratch, "tmp")
+        for folder in (Path(scratch), home, temporary):
+            folder.mkdir(exist_ok=True)
+            if command:
+                os.chown(folder, NOBODY, NOBODY)
+        with tiny_app.serving(
+            tmp_path, command, HOME=str(home), TMPDIR=str(temporary), HF_HOME=str(home / "hub")
+        ) as app:
+            assert app.get("health") == {"status": "ok", "cities": [tiny_app.CITY]}
+            answer = tiny_app.located_by_curl(app, tmp_path)
+            assert answer["candidates"][0]["place_id"] == f"p{tiny_app.ASKED}"
+            photo = (tmp_path / "photo.jpg").read_bytes()
+            kept = [path for path in temporary.rglob("*.jpg") if path.read_bytes() == photo]
+            assert len(kept) == 1, "the upload"
+            uploads = kept[0].parents[1]
+            assert uploads.name.startswith("selavpr-uploads-")
+            assert uploads.stat().st_mode & 0o077 == 0, "nobody else's business"
+            owner = kept[0].stat().st_uid
+            with urllib.request.urlopen(f"{app.address}gradio_api/heartbeat/x", timeout=60) as page:
+                assert page.readline() == b"data: ALIVE\n"
+                app.process.send_signal(signal.SIGTERM)
+                assert app.process.wait(timeout=120) == 0
+        assert [path for path in temporary.rglob("*") if path.is_file()] == []
+        assert "Traceback" not in (tmp_path / "app.log").read_text()
+    if owner == 0:
+        pytest.skip("it served and stopped, but as root: setpriv cannot make it another user here")
+    assert owner == (NOBODY if command else os.geteuid())
