@@ -292,7 +292,7 @@ def downloads(
     stem = html.escape(Path(name).stem or "answer", quote=True)
     links = "".join(
         f'<a class="sv-chip" download="{stem}.{suffix}" href="data:{mime};base64,'
-        f'{base64.b64encode(json.dumps(data, ensure_ascii=False, indent=1).encode()).decode()}">'
+        f'{base64.b64encode(_json(data)).decode()}">'
         f"{label}</a>"
         for label, suffix, mime, data in (
             ("JSON", "json", "application/json", answer),
@@ -308,6 +308,12 @@ def downloads(
     return f'<section><h2>{both("save")}</h2><p class="sv-links">{links}</p></section>'
 
 
+def _json(data: Mapping[str, Any]) -> bytes:
+    # File names may hold bytes that are no UTF-8; their escapes are what JSON writes, too.
+    text = json.dumps(data, ensure_ascii=False, indent=1)
+    return text.encode(errors="backslashreplace")
+
+
 def credit(place: Place, manifest: Manifest) -> str:
     """Author and licence of a reference photo, the index's own where it has none; not escaped."""
     author, licence = place.credit or manifest.attribution, place.licence or manifest.license
@@ -317,7 +323,7 @@ def credit(place: Place, manifest: Manifest) -> str:
 def credits(manifests: Sequence[Manifest]) -> str:
     """Whose photos these are, under which licence."""
     rows = "".join(
-        f"<li><b>{html.escape(m.title)}</b>: {html.escape(m.attribution or '?')}"
+        f"<li><b>{html.escape(m.title)}</b>: {html.escape(m.attribution) or both('no_credit')}"
         f"{' · ' + html.escape(m.license) if m.license else ''}</li>"
         for m in manifests
     )

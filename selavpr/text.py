@@ -129,8 +129,8 @@ _TEXT: dict[str, tuple[str, str]] = {
         "重排已关闭，可在“选项”中打开以作比较。",
     ),
     "moved": (
-        "Re-ranking moved the answer by {distance}.",
-        "重排使结果移动了 {distance}。",
+        "The two answers are {distance} apart.",
+        "两个结果相距 {distance}。",
     ),
     "not_moved": ("Both stages chose the same place.", "两个阶段选中了同一地点。"),
     "similarity": ("similarity {value}", "相似度 {value}"),
@@ -159,9 +159,9 @@ _TEXT: dict[str, tuple[str, str]] = {
     "save_picture": ("Save this picture", "保存此图"),
     "heat": ("What the model looks at", "模型关注的区域"),
     "heat_note": (
-        "Bright: where the features of the network are strongest. The adapters are there to turn "
-        "it from what passes by to what stays, such as buildings.",
-        "明亮处表示网络特征最强。适配器的作用是让网络从过往的事物转向建筑等不变的内容。",
+        "Bright: where the features of the network are strongest. Adapters are trained to tell "
+        "places apart; this is what they made of your photo.",
+        "明亮处表示网络特征最强。适配器经训练以区分地点；这是它们对您照片的处理结果。",
     ),
     "heat_same": (
         "In this model the adapters make no difference to this photo.",
@@ -207,6 +207,7 @@ _TEXT: dict[str, tuple[str, str]] = {
         "after an hour.",
         "照片将与{city}的 {count} 张照片比对。它只留在这台机器上，一小时后删除。",
     ),
+    "no_credit": ("author not stated", "作者未注明"),
     "credits": ("Credits", "致谢与许可"),
     # what went wrong
     "no_photo": ("Choose a photo first.", "请先选择一张照片。"),

@@ -220,7 +220,7 @@ def test_distance_between_both_answers(recognition: Recognition, moved: bool) ->
     words = Text(
         cards.columns(dataclasses.replace(recognition, global_location=there), str, 0, TOWN)
     ).words
-    sentence = "moved the answer by 111 m" if moved else "Both stages chose the same place"
+    sentence = "The two answers are 111 m apart" if moved else "Both stages chose the same place"
     assert sentence in words
 
 
