@@ -13,6 +13,11 @@ RADIUS_M = 30.0
 """Candidates this close to each other speak for one place: two or three steps of a street whose
 references lie some 10 to 25 m apart."""
 
+VOTING = 3
+"""Power of the evidence where places compete. Summed as it is, three middling candidates that stand
+together outvote the best one: on the bundled city's validation photos that put 68 % within 25 m,
+the best candidate alone 79 %, and powers from 1.5 to 6 between 77 and 82 %."""
+
 SHARPNESS = 8
 """Power of the evidence inside the place that won: candidates nearly as good pull the position
 along the street, the others only helped to choose it."""
@@ -22,9 +27,9 @@ def fused(candidates: Sequence[Candidate]) -> Location:
     """The position most of the evidence agrees on.
 
     Evidence is what exceeds chance: matches, or without re-ranking similarity, above the median of
-    all candidates'. First the places compete, each with the sum of its candidates' evidence, so
-    that a clear leader is kept and a narrow one can be outvoted; then the candidates of the winner
-    settle the position.
+    all candidates'. First the places compete, each with the sum of its candidates' evidence to
+    the power of ``VOTING``, so that a clear leader is kept and a narrow one can be outvoted; then
+    the candidates of the winner settle the position.
 
     Args:
         candidates: at least one, in order of ``rank``.
@@ -35,7 +40,7 @@ def fused(candidates: Sequence[Candidate]) -> Location:
     most = max(max(values) - floor, 1e-9)
     excess = [max(value - floor, 0.0) / most for value in values]
     places = [c.place.location for c in candidates]
-    _, agrees = consensus(places, excess, RADIUS_M)
+    _, agrees = consensus(places, [value**VOTING for value in excess], RADIUS_M)
     inside = [i for i, agreed in enumerate(agrees) if agreed] or [0]
     weights = [excess[i] ** SHARPNESS for i in inside]
     location, _ = consensus([places[i] for i in inside], weights, RADIUS_M)

@@ -48,7 +48,8 @@ def main() -> None:
     recipe = card["training"]["recipe"]
     # Where the photos lay on the machine of the run is nobody's business.
     recipe["data"] = ["/".join(Path(path).parts[-2:]) for path in recipe["data"]]
-    recipe["validation"] = "/".join(Path(recipe["validation"]).parts[-2:])
+    for field in ("validation", "model"):
+        recipe[field] = "/".join(Path(recipe[field]).parts[-2:])
     source = dataclasses.replace(source, config=config, card=card)
     with tempfile.TemporaryDirectory() as scratch:
         made = weights.save(
