@@ -105,6 +105,7 @@ def fit(samples: Sequence[Sample], top_k: int) -> tuple[Calibration, dict[str, A
         tried = {s: _held_out(z, labels, folds, s) for s in STRENGTHS}
         best = min(tried, key=lambda s: _log_loss(tried[s], labels))
         held[name], weights[name] = tried[best], fit_logistic(z, labels, best)
+    held["here"] = np.maximum(held["here"], held["right"])  # as it will be judged
     cut = _cut(held["here"], held["right"], inside, errors)
     calibration = _calibration(mean, scale, weights, cut, top_k, inside)
     parts = [

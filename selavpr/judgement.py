@@ -145,6 +145,7 @@ class Calibration:
         z = (evidence.vector() - np.array(self.mean)) / np.array(self.scale)
         z = np.clip(z, -MOST_DEVIATIONS, MOST_DEVIATIONS)
         here, right = (logistic(np.array(w), z[None])[0] for w in (self.here, self.right))
+        here = max(here, right)  # what is right is in the city; the two are fitted apart
         step = int(np.searchsorted(self.steps, right, "right"))
         return Judgement(
             confidence=float(here),
