@@ -268,7 +268,7 @@ def _no_constant(name: str) -> float:
 
 def _whole(text: str) -> int:
     # JSON's whole numbers have no end, and what computes with them has.
-    if len(text) > 19:
+    if len(text.lstrip("-")) > 19:
         raise ValueError(f"{text:.20} is too large")
     return int(text)
 
