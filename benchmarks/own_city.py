@@ -169,11 +169,10 @@ def picture_all(address: str, photos: Sequence[Path], out: Path) -> None:
     # Not needed to ask, and not installed with the app.
     from playwright.sync_api import sync_playwright
 
-    from tools.screenshots import OPTIONS, explained, opened, picture
+    from tools.screenshots import CHROMIUM, OPTIONS, explained, opened, picture
 
-    system = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=system, args=list(OPTIONS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
         for photo in photos:
             with opened(browser, address) as page:
                 page.get_by_role("button", name="Options").click()

@@ -67,13 +67,10 @@ def theirs(finder: Recognizer, photo: Path, top_k: int) -> Times:
 
 def in_parts(query: Tensor, candidates: list[Tensor]) -> Tensor:
     """The reference's formula for as many candidates at a time as memory is allowed for."""
-    step = max(1, FITS // (4 * len(query) * max(map(len, candidates))))
-    counts: list[Tensor] = []
-    while len(counts) < len(candidates):
-        part = candidates[len(counts) : len(counts) + step]
-        same = next((i for i, x in enumerate(part) if x.shape != part[0].shape), len(part))
-        counts += reference_formula(query, torch.stack(part[:same])).unbind()
-    return torch.stack(counts)
+    alike = len({x.shape for x in candidates}) == 1
+    step = max(1, FITS // (4 * len(query) * len(candidates[0]))) if alike else 1
+    parts = (candidates[i : i + step] for i in range(0, len(candidates), step))
+    return torch.cat([reference_formula(query, torch.stack(part)) for part in parts])
 
 
 def main() -> None:

@@ -97,10 +97,10 @@ def gather(
     """
     seen = sorted(candidates, key=lambda c: c.global_rank)[:LOOKED_AT]
     best, nearest = candidates[0], seen[0]
-    counted = [c for c in candidates if c.matches is not None]
-    counts = [c.matches or 0 for c in counted]
+    counted = [(c, c.matches) for c in candidates if c.matches is not None]
+    counts = [matches for _, matches in counted]
     most = best.matches or 0
-    elsewhere = [c.matches or 0 for c in counted if not _near(c, best.place.location)]
+    elsewhere = [matches for c, matches in counted if not _near(c, best.place.location)]
     rival = max(elsewhere, default=min(counts, default=0))
     similar = [c.similarity for c in seen if not _near(c, nearest.place.location)]
     near = [_near(c, location) for c in candidates[:5]]

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from selavpr.index import PlaceIndex
 from selavpr.structs import Place
+from selavpr.text import cell
 
 CARD, MAP = "README.md", "map.png"
 MAP_SIDE = 720
@@ -64,7 +65,7 @@ def card(index: PlaceIndex, repo: str) -> str:
         ("calibrated", "yes" if about.calibration else "no"),
         ("built", about.created or "unknown"),
     ]
-    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
+    table = "\n".join(f"| {name} | {cell(value)} |" for name, value in rows)
     return (
         "---\n" + "\n".join(lines) + "\n---\n\n"
         f"# {about.title or about.name}\n\n"
@@ -122,7 +123,3 @@ def _quoted(text: str) -> str:
     """A text for YAML, which refuses many signs that JSON leaves as they are."""
     quoted = json.dumps(text, ensure_ascii=False)
     return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

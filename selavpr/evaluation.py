@@ -19,6 +19,7 @@ import numpy as np
 from selavpr import metrics
 from selavpr.errors import OptionError
 from selavpr.metrics import Score
+from selavpr.text import cell
 
 NS = (1, 5, 10, 20)
 """Recall is told among this many answers."""
@@ -147,9 +148,7 @@ def summarise(
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up; numbers to the right."""
     # Conditions are a table's own words: a bar or line break in one would part the row.
-    cells = [
-        [" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (header, *rows)
-    ]
+    cells = [[cell(words) for words in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
     numeric = [
         bool(rows) and all(not row[i] or row[i][0].isdigit() or row[i] == "-" for row in cells[1:])

@@ -166,10 +166,8 @@ class Site:
             served=self._served[city],
             tiles=self.tiles,
         )
-        title = index.manifest.title
-        return cards.empty(
-            title, len(index), maps.frame(document, plain("covered", "en", city=title))
-        )
+        frame = maps.frame(document, plain("covered", "en"))
+        return cards.empty(index.manifest.title, len(index), frame)
 
     def columns(self, session: Session) -> str:
         """Both rankings, as HTML."""

@@ -8,7 +8,6 @@ Labels of Gradio's own components come from the same table through ``gradio_tabl
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -351,6 +350,11 @@ def duration(milliseconds: float) -> dict[str, str]:
     return both_plain("seconds", number=f"{milliseconds / 1000:.1f}")
 
 
+def cell(words: str) -> str:
+    """Words as a cell of a Markdown table: in one line, and without bars that would part it."""
+    return " ".join(words.split()).replace("|", "\\|")
+
+
 def gradio_table() -> dict[str, dict[str, str]]:
     """The table as ``gradio.I18n`` takes it."""
     english = {key: texts[0] for key, texts in _TEXT.items()}
@@ -359,7 +363,7 @@ def gradio_table() -> dict[str, dict[str, str]]:
     return {"en": english, "zh": chinese, "zh-CN": chinese, "zh-TW": chinese}
 
 
-_CONTROLS = {
+CONTROLS = {
     "Upload file": "上传文件",
     "Click to upload or drop files": "点击选择或拖放文件",
     "Capture from camera": "用摄像头拍摄",
@@ -375,44 +379,6 @@ _CONTROLS = {
     "Close": "关闭",
 }
 """Names that Gradio gives its controls in English whatever the language, and what Chinese has."""
-
-NAME_CONTROLS = """
-(() => {
-  const chinese = TABLE, titles = TITLES;
-  const english = Object.fromEntries(Object.entries(chinese).map((pair) => pair.reverse()));
-  const translated = (name) => {
-    const labelled = /^(number input|range slider) for (.*)$/s.exec(name);
-    return labelled ? `${labelled[2]} (${chinese[labelled[1]]})` : chinese[name];
-  };
-  const inChinese = () => document.documentElement.lang.startsWith('zh');
-  const rename = (element) => {
-    for (const part of ['aria-label', 'title']) {
-      const name = element.getAttribute(part);
-      const other = name && (inChinese() ? translated(name) : english[name]);
-      if (other) element.setAttribute(part, other);
-    }
-  };
-  const renameAll = (root) => root.querySelectorAll('[aria-label],[title]').forEach(rename);
-  const follow = () => {
-    document.title = titles[Number(inChinese())];
-    renameAll(document);
-  };
-  new MutationObserver((records) => {
-    for (const record of records) {
-      if (record.target === document.documentElement) follow();
-      else if (record.attributeName) rename(record.target);
-      for (const node of record.addedNodes) {
-        if (node.nodeType === Node.ELEMENT_NODE) { rename(node); renameAll(node); }
-      }
-    }
-  }).observe(document.documentElement,
-    {subtree: true, childList: true, attributeFilter: ['aria-label', 'title', 'lang']});
-  follow();
-})();
-""".replace("TABLE", json.dumps(_CONTROLS, ensure_ascii=False)).replace(
-    "TITLES", json.dumps(_TEXT["title"], ensure_ascii=False)
-)
-"""A script that puts these names, and the page's own, into its language, whenever that changes."""
 
 HIDE_OTHER_LANGUAGE = "html:not([lang^=zh]) .sv-zh{display:none}html[lang^=zh] .sv-en{display:none}"
 """The style rules that show one language."""

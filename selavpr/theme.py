@@ -6,7 +6,9 @@ System fonts only, so that nothing is fetched from elsewhere. Colours hold a con
 
 from __future__ import annotations
 
-from selavpr.text import HIDE_OTHER_LANGUAGE
+import json
+
+from selavpr.text import CONTROLS, HIDE_OTHER_LANGUAGE, plain
 
 FONTS = (
     "system-ui",
@@ -351,3 +353,41 @@ element.addEventListener('click', async (event) => {
   }
 });
 """
+
+NAME_CONTROLS = """
+(() => {
+  const chinese = TABLE, titles = TITLES;
+  const english = Object.fromEntries(Object.entries(chinese).map((pair) => pair.reverse()));
+  const translated = (name) => {
+    const labelled = /^(number input|range slider) for (.*)$/s.exec(name);
+    return labelled ? `${labelled[2]} (${chinese[labelled[1]]})` : chinese[name];
+  };
+  const inChinese = () => document.documentElement.lang.startsWith('zh');
+  const rename = (element) => {
+    for (const part of ['aria-label', 'title']) {
+      const name = element.getAttribute(part);
+      const other = name && (inChinese() ? translated(name) : english[name]);
+      if (other) element.setAttribute(part, other);
+    }
+  };
+  const renameAll = (root) => root.querySelectorAll('[aria-label],[title]').forEach(rename);
+  const follow = () => {
+    document.title = titles[Number(inChinese())];
+    renameAll(document);
+  };
+  new MutationObserver((records) => {
+    for (const record of records) {
+      if (record.target === document.documentElement) follow();
+      else if (record.attributeName) rename(record.target);
+      for (const node of record.addedNodes) {
+        if (node.nodeType === Node.ELEMENT_NODE) { rename(node); renameAll(node); }
+      }
+    }
+  }).observe(document.documentElement,
+    {subtree: true, childList: true, attributeFilter: ['aria-label', 'title', 'lang']});
+  follow();
+})();
+""".replace("TABLE", json.dumps(CONTROLS, ensure_ascii=False)).replace(
+    "TITLES", json.dumps([plain("title", "en"), plain("title", "zh")], ensure_ascii=False)
+)
+"""A script that puts the names of Gradio's controls, and the page's own, into its language."""

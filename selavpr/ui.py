@@ -99,7 +99,7 @@ def build_demo(
     ) as demo:
         demo.site = site
         session, truth = gr.State(None, time_to_live=KEEP_SECONDS), gr.State(None)
-        _html(cards.header(), js_on_load=theme.HEADER_CLICKS + text.NAME_CONTROLS)
+        _html(cards.header(), js_on_load=theme.HEADER_CLICKS + theme.NAME_CONTROLS)
         for note in notes:
             _html(cards.notice(note))
         with gr.Row(equal_height=False):

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from PIL import Image
+from strategies import FEW
 from test_properties import cities, seeds
 
 from selavpr import OptionError, SelaVPRError, cards, confidence, findings, maps, report, text, viz
@@ -42,9 +43,6 @@ from selavpr.structs import (
     Place,
     Recognition,
 )
-
-FEW = settings(max_examples=25)  # enough for wide mistakes: there are many tests here
-
 
 TAGS = frozenset(
     "a article b button code details div figcaption figure footer h1 h2 h3 i iframe img li ol p "
@@ -374,6 +372,15 @@ def test_an_evaluation_counts_every_query_once(rows: list[Any]) -> None:
 
 def _cells(line: str) -> list[str]:
     return re.split(r"(?<!\\)\|", line)[1:-1]
+
+
+@FEW
+@given(st.text("ab| \n\t\r\u2028", max_size=12))
+def test_a_cell_keeps_its_words_and_parts_no_row(words: str) -> None:
+    made = text.cell(words)
+    assert len(made.splitlines()) <= 1
+    assert not re.search(r"(?<!\\)\|", made)
+    assert made.replace("\\|", "|").split() == words.split()
 
 
 @FEW

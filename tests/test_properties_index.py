@@ -22,6 +22,7 @@ from engine_fixtures import COUNT, MANIFEST, content, drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from strategies import FEW, json_values
 from test_properties import cities, seeds, unit
 
 from selavpr import IndexFileError, OptionError, SelaVPR, SelaVPRError, hub
@@ -73,9 +74,6 @@ from selavpr.searchers import Searcher, describe, edited, make, recall, tuned
 from selavpr.sources import SourcePhoto
 from selavpr.structs import Place
 from selavpr.writing import ArrayWriter, Entry, clean, finish, link, replacing, write
-
-FEW = settings(max_examples=25)  # enough for wide mistakes: there are many tests here
-
 
 NETWORK = random_model(TINY)
 KINDS = (TokensCodec, DenseCodec, KeypointCodec, ProductCodec, NoCodec)
@@ -368,16 +366,13 @@ def test_an_array_is_read_if_it_is_the_one_expected(
             assert (np.asarray(read_array(path, dtype, len(shape))) == array).all()
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**18), 10**18) | st.text(max_size=5)
-    | st.floats(allow_nan=False, allow_infinity=False),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=6,
-)  # fmt: skip
+any_json = json_values(
+    st.integers(-(10**18), 10**18), st.floats(allow_nan=False, allow_infinity=False)
+)
 
 
 @FEW
-@given(st.dictionaries(st.text(max_size=5), json_values))
+@given(st.dictionaries(st.text(max_size=5), any_json))
 def test_json_objects_come_back(value: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.json")
@@ -397,7 +392,7 @@ def test_errors_of_files_are_a_line_of_bounded_length(reason: str, there: bool) 
 @FEW
 @given(
     st.sampled_from(["name", "title", "local", "count", "bounds", "files", "search", "checksum"]),
-    json_values,
+    any_json,
 )
 def test_any_field_of_a_manifest_is_kept_or_refused(name: str, value: Any) -> None:
     try:

@@ -17,6 +17,7 @@ from conftest import TINY, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from strategies import FEW, json_values
 from test_properties import cities, metres, seeds, towns, unit
 
 from selavpr import OptionError, SelaVPR, SelaVPRError, WeightsError, losses, metrics
@@ -49,14 +50,7 @@ from selavpr.weights import (
     timm_names,
 )
 
-FEW = settings(max_examples=25)  # enough for wide mistakes: there are many tests here
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=6,
-)
+any_json = json_values(st.integers(), st.floats(allow_nan=False))
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:
@@ -221,7 +215,7 @@ def test_rates_rise_in_the_warm_up_and_never_after(
 
 
 @FEW
-@given(st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(Recipe)]), json_values))
+@given(st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(Recipe)]), any_json))
 def test_any_values_are_a_recipe_or_a_clear_error(values: dict[str, Any]) -> None:
     try:
         recipe = from_dict(values)
@@ -254,7 +248,7 @@ tensors = st.dictionaries(
 
 
 @settings(max_examples=25)
-@given(tensors, tensors, tensors, st.integers(0, 3), json_values)
+@given(tensors, tensors, tensors, st.integers(0, 3), any_json)
 def test_checkpoints_come_back(
     trained: Any, moments: Any, memory: Any, batches: int, about: Any
 ) -> None:
@@ -531,12 +525,12 @@ def test_a_network_is_its_weights(seed: int, scoring: Any) -> None:
 configs = st.fixed_dictionaries(
     {"width": st.integers(-1, 40), "depth": st.integers(-1, 3), "heads": st.integers(-1, 4)},
     optional={"input_size": st.integers(-14, 2100), "registers": st.integers(-1, 5)}
-    | {name: json_values for name in ("resize", "adapter_scale", "antialias", "other")},
+    | {name: any_json for name in ("resize", "adapter_scale", "antialias", "other")},
 )
 
 
 @FEW
-@given(configs | st.dictionaries(st.text(max_size=5), json_values))
+@given(configs | st.dictionaries(st.text(max_size=5), any_json))
 def test_any_fields_are_a_shape_or_a_clear_error(fields: dict[str, Any]) -> None:
     try:
         config = ModelConfig.from_dict(fields)
@@ -559,7 +553,7 @@ def test_presets_take_changes(name: str, depth: int) -> None:
 
 
 @FEW
-@given(json_values | st.floats() | st.integers(10**300, 10**310))
+@given(any_json | st.floats() | st.integers(10**300, 10**310))
 def test_numbers_are_what_arithmetic_takes(value: Any) -> None:
     try:
         finite = isinstance(value, (int, float)) and math.isfinite(float(value))
@@ -653,7 +647,7 @@ def test_a_fingerprint_is_of_the_blocks_that_are_used(
 
 
 @FEW
-@given(st.dictionaries(st.text(max_size=4), json_values), st.randoms())
+@given(st.dictionaries(st.text(max_size=4), any_json), st.randoms())
 def test_a_digest_does_not_depend_on_the_order_of_keys(value: Any, random: Any) -> None:
     order = list(value)
     random.shuffle(order)

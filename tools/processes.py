@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,24 +30,19 @@ class App:
 
 @contextmanager
 def app() -> Iterator[App]:
-    """Start ``app.py``, with a folder of its own for uploads; it ends with the context."""
-    with tempfile.TemporaryDirectory() as uploads:
-        server = subprocess.Popen(
-            [sys.executable, "app.py"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "GRADIO_TEMP_DIR": uploads},
-        )
-        assert server.stdout
-        try:
-            address, serves = (server.stdout.readline().strip() for _ in range(2))
-            if not address:
-                raise SystemExit("The app did not start; it says why above.")
-            yield App(address, serves, server.pid)
-        finally:
-            server.terminate()
-            server.wait()
+    """Start ``app.py``; it ends with the context, and its uploads with it."""
+    server = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout
+    try:
+        address, serves = (server.stdout.readline().strip() for _ in range(2))
+        if not address:
+            raise SystemExit("The app did not start; it says why above.")
+        yield App(address, serves, server.pid)
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def resident_mb(pid: int) -> float:

@@ -28,6 +28,9 @@ from selavpr.geo import Location
 from selavpr.metrics import RIGHT_M
 from tools.processes import ROOT, app
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+"""The browser of the system; none where playwright has to bring its own."""
+
 OPTIONS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -225,7 +228,7 @@ def main() -> int:
     parser.add_argument("--address", help="of an app that runs already with the bundled city")
     parser.add_argument(
         "--browser",
-        default=shutil.which("chromium") or shutil.which("google-chrome"),
+        default=CHROMIUM,
         help="default: the system's chromium, or else playwright's own",
     )
     args = parser.parse_args()

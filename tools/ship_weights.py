@@ -26,6 +26,11 @@ DESCRIPTION = (
 )
 
 
+def shortened(path: str) -> str:
+    """The end of a path."""
+    return "/".join(Path(path).parts[-2:])
+
+
 def main() -> None:
     """Check that the run's backbone is the bundled one, and copy the rest."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -47,9 +52,8 @@ def main() -> None:
     card = {**source.card, "description": DESCRIPTION}
     recipe = card["training"]["recipe"]
     # Where the photos lay on the machine of the run is nobody's business.
-    recipe["data"] = ["/".join(Path(path).parts[-2:]) for path in recipe["data"]]
-    for field in ("validation", "model"):
-        recipe[field] = "/".join(Path(recipe[field]).parts[-2:])
+    recipe["data"] = [shortened(path) for path in recipe["data"]]
+    recipe |= {field: shortened(recipe[field]) for field in ("validation", "model")}
     source = dataclasses.replace(source, config=config, card=card)
     with tempfile.TemporaryDirectory() as scratch:
         made = weights.save(
