@@ -169,7 +169,13 @@ def _draw(recognizer: Recognizer, found: Recognition, photo: str, out: Path) -> 
 
 def _map(recognizer: Recognizer, found: Recognition, out: Path) -> None:
     index = recognizer.index
-    page = maps.build_map(found, basemap=index.basemap(), attribution=index.manifest.attribution)
+    basemap = index.basemap()
+    page = maps.build_map(
+        found,
+        covered=() if basemap else index.spread(maps.DOTS),
+        basemap=basemap,
+        attribution=index.manifest.attribution,
+    )
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 from selavpr.errors import IndexFileError, OptionError
+from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.indexfiles import (
     BASEMAP,
@@ -180,6 +181,13 @@ class PlaceIndex:
     def places(self) -> list[Place]:
         """All places, in order of their rows."""
         return [self.place(row) for row in range(len(self))]
+
+    def spread(self, most: int) -> list[Location]:
+        """Where reference photos were taken: of a large index ``most`` places, evenly chosen.
+
+        Reading every row of a large one would keep a page from opening.
+        """
+        return [self.place(row).location for row in range(0, len(self), -(-len(self) // most))]
 
     def search(self, descriptor: Tensor, top_k: int) -> list[tuple[int, float]]:
         """The most similar reference photos by global descriptor.

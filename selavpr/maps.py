@@ -61,6 +61,7 @@ def build_map(
     *,
     truth: Location | None = None,
     own: bool = False,
+    covered: Sequence[Location] = (),
     basemap: Mapping[str, Any] | None = None,
     attribution: str = "",
     served: Served | None = None,
@@ -72,6 +73,8 @@ def build_map(
         recognition: the answer to show.
         truth: where the photo was really taken, if known.
         own: the truth is what the photo's own data say.
+        covered: where references were taken, drawn under the pins as faint dots, which show the
+            streets of a city without a basemap.
         basemap: GeoJSON with ``kind`` and ``name`` properties, drawn under the pins; ignored when
             ``served`` names one.
         attribution: whom to name for the reference photos and the basemap.
@@ -94,6 +97,7 @@ def build_map(
         "moves": _moves(recognition),
         "reranked": any(c.matches is not None for c in recognition.candidates),
         "numbered": NUMBERED,
+        "covered": [_pair(place) for place in covered],
         "text": _texts(recognition, truth, own),
     }
     return _document(data, estimate.location, basemap, attribution, served, tiles)

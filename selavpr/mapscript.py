@@ -138,6 +138,12 @@ function (map, tiles, data) {
         zIndexOffset: 1000}).addTo(names);  // over the canvas, which has 100
     }
   }
+  // Without one, the places of the reference photos show where the streets run.
+  const covered = L.layerGroup().addTo(map);
+  for (const dot of data.covered || []) {
+    L.circleMarker(dot, {pane: 'base', renderer: canvas, interactive: false, radius: 3,
+      stroke: false, fillColor: '#8b93a1', fillOpacity: 0.7}).addTo(covered);
+  }
   map.on('moveend', drawNames);
   map.on('zoomend', () => base && base.setStyle(style));
   if (typeof data.basemap === 'string') {

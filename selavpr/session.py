@@ -144,12 +144,14 @@ class Site:
 
     def map(self, session: Session, truth: Truth | None = None) -> str:
         """The answer on a map, as HTML."""
+        index, served = self._recognizer(session.city).index, self._served[session.city]
         document = maps.build_map(
             session.recognition,
             truth=truth.location if truth else None,
             own=bool(truth and truth.own),
-            attribution=self._recognizer(session.city).index.manifest.attribution,
-            served=self._served[session.city],
+            covered=() if served.basemap else index.spread(maps.DOTS),
+            attribution=index.manifest.attribution,
+            served=served,
             tiles=self.tiles,
         )
         return maps.frame(document) + cards.map_key(session.recognition, truth)
@@ -157,11 +159,8 @@ class Site:
     def overview(self, city: str) -> str:
         """What stands where the answer will be, with a map of where the references are."""
         index = self._recognizer(city).index
-        # Of a large city evenly chosen ones; reading every row would keep the page from opening.
-        rows = range(0, len(index), -(-len(index) // maps.DOTS))
-        locations = [index.place(row).location for row in rows]
         document = maps.build_overview(
-            locations,
+            index.spread(maps.DOTS),
             attribution=index.manifest.attribution,
             served=self._served[city],
             tiles=self.tiles,

@@ -80,6 +80,9 @@ class FakeIndex:
     def place(self, row: int) -> Place:
         return self._places[row]
 
+    def spread(self, most: int) -> list[Location]:
+        return [p.location for p in self._places[:: -(-len(self) // most)]]
+
     def photo(self, row: int) -> Image.Image:
         return drawn_street(row)
 

@@ -56,8 +56,10 @@ def test_expected_matches_stand_out_sooner() -> None:
     assert margin(values, "expected") == pytest.approx(3.8 / max(0.14826, 0.19))
     assert margin(values) < margin(values, "expected")
     assert margin([4.0] * 5, "expected") == margin([0.0] * 5, "expected") == 0
-    for stands_out, expected in ((5.9, "unsure"), (6.0, "probably")):
-        assert verdict(Evidence(0.5, stands_out, 1.0, scoring="expected")) == expected
+    for stands_out, lead in itertools.product([3.9, 4.0, 50.0], [0.24, 0.25, 1.0]):
+        expected = "probably" if stands_out >= 4 and lead >= 0.25 else "unsure"
+        evidence = Evidence(0.5, stands_out, 1.0, lead=lead, scoring="expected")
+        assert verdict(evidence) == expected
 
 
 HOME = Location(60.0, 25.0)

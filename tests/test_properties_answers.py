@@ -144,12 +144,17 @@ def test_evidence_of_any_answer(
 
 
 @FEW
-@given(*[st.floats(0, 1), st.floats(-50, 500)] * 2, st.sampled_from(["count", "expected"]))
-def test_more_evidence_never_makes_a_weaker_verdict(
-    agreeing: float, margin: float, more: float, higher: float, scoring: Any
-) -> None:
-    less = Evidence(min(agreeing, more), min(margin, higher), 0.5, scoring=scoring)
-    stronger = Evidence(max(agreeing, more), max(margin, higher), 0.5, scoring=scoring)
+@given(
+    *[st.tuples(st.floats(0, 1), st.floats(-50, 500), st.floats(0, 1))] * 2,
+    st.sampled_from(["count", "expected"]),
+)
+def test_more_evidence_never_makes_a_weaker_verdict(one: Any, two: Any, scoring: Any) -> None:
+    less, stronger = (
+        Evidence(agreeing, margin, 0.5, lead=lead, scoring=scoring)
+        for agreeing, margin, lead in (
+            [pick(pair) for pair in zip(one, two, strict=True)] for pick in (min, max)
+        )
+    )
     assert {confidence.verdict(less), confidence.verdict(stronger)} <= {"probably", "unsure"}
     assert confidence.verdict(less) == "unsure" or confidence.verdict(stronger) == "probably"
 
@@ -569,18 +574,27 @@ def test_examples_are_buttons_with_their_titles(titles: list[tuple[str, str]]) -
 
 
 @settings(max_examples=12)
-@given(recognitions(), st.none() | cities, words, st.booleans())
+@given(recognitions(), st.none() | cities, st.lists(cities, max_size=3), words, st.booleans())
 def test_no_name_becomes_part_of_the_map(
-    answer: Recognition, truth: Location | None, attribution: str, tiles: bool
+    answer: Recognition,
+    truth: Location | None,
+    covered: list[Location],
+    attribution: str,
+    tiles: bool,
 ) -> None:
-    served = maps.Served("leaflet")
     document = maps.build_map(
-        answer, truth=truth, attribution=attribution, served=served, tiles=tiles
+        answer,
+        truth=truth,
+        covered=covered,
+        attribution=attribution,
+        served=maps.Served("leaflet"),
+        tiles=tiles,
     )
     assert document.count("<script") == document.count("</script>") == 3
     data, _ = json.JSONDecoder().raw_decode(document[document.rindex(', {"answer"') + 2 :])
     place = answer.location.location
     assert data["answer"] == [place.latitude, place.longitude]
+    assert data["covered"] == [[p.latitude, p.longitude] for p in covered]
     names = [c.place.street or c.place.place_id for c in answer.candidates]
     assert [pin["street"] for pin in data["pins"]] == names
     assert html.unescape(data["attribution"]) == attribution

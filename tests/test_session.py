@@ -60,6 +60,19 @@ def test_stages_are_heard_and_settings_handed_on(photo: str) -> None:
     assert found.recognition.photo_size == (1200, 900)
 
 
+def test_without_a_basemap_the_map_shows_where_references_are(
+    photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_streets = Site({"drawn-town": FakeRecognizer()})
+    assert "&quot;covered&quot;: []" in with_streets.map(located(with_streets, photo))
+    monkeypatch.setattr(FakeIndex, "basemap", lambda index: None)
+    without = Site({"drawn-town": FakeRecognizer()})
+    place = FakeIndex().place(0).location
+    assert f"&quot;covered&quot;: [[{place.latitude}, {place.longitude}], " in without.map(
+        located(without, photo)
+    )
+
+
 def test_heat_runs_the_network_once_for_what_the_answer_lacks(photo: str) -> None:
     town = Watched()
     site = Site({"drawn-town": town})
