@@ -77,6 +77,7 @@ def checkout(tmp_path: Path) -> Path:
         "LICENSE": "MIT\n",
         "selavpr/ui.py": "x = 1\n",
         "assets/weights/w.bin": "w" * 2000,
+        "assets/readme/thumbnail.jpg": "a picture",
         "prebuilt_index/town/manifest.json": "{}",
         "tests/test_it.py": "",
         ".github/workflows/ci.yml": "",
@@ -104,6 +105,7 @@ PUSHED = [
     "LICENSE",
     "README.md",
     "app.py",
+    "assets/readme/thumbnail.jpg",
     "assets/weights/w.bin",
     "prebuilt_index/town/manifest.json",
     "requirements.txt",
@@ -115,6 +117,17 @@ def test_space_holds_what_git_tracks_of_the_app(hub: SpaceHub, main) -> None:  #
     assert main(["org/space"]) == 0
     assert sorted(hub.repos["org/space"].files) == PUSHED
     assert hub.repos["org/space"].files["assets/weights/w.bin"] == b"w" * 2000
+
+
+def test_the_card_names_the_picture_of_its_own_space(  # type: ignore[no-untyped-def]
+    hub: SpaceHub, main, checkout: Path
+) -> None:
+    here = (checkout / "README.md").read_text()
+    assert main(["org/space"]) == 0
+    there = hub.repos["org/space"].files["README.md"].decode()
+    picture = f"{hub.url}/spaces/org/space/resolve/main/assets/readme/thumbnail.jpg"
+    assert there == here.replace("---\n", f"---\nthumbnail: {picture}\n", 1)
+    assert (checkout / "README.md").read_text() == here
 
 
 def test_second_push_deletes_what_is_gone(hub: SpaceHub, main, checkout: Path) -> None:  # type: ignore[no-untyped-def]
@@ -145,7 +158,7 @@ def test_dry_run_asks_nobody(hub: SpaceHub, main, capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out
     assert all(name in said for name in PUSHED)
     assert "secret" not in said
-    assert "7 files" in said
+    assert f"{len(PUSHED)} files" in said
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ and SELAVPR_INDEX are set on it.
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import huggingface_hub
@@ -25,10 +27,12 @@ sys.path.insert(0, str(ROOT))
 from selavpr import hub, published  # noqa: E402 - the tool runs from anywhere
 from selavpr.errors import SelaVPRError  # noqa: E402
 
+CARD, THUMBNAIL = "README.md", "assets/readme/thumbnail.jpg"
+
 PARTS = (
     "app.py",
     "requirements.txt",
-    "README.md",
+    CARD,
     "LICENSE",
     "selavpr",
     "assets",
@@ -57,12 +61,25 @@ def check(root: Path, files: list[str]) -> None:
     """
     if missing := [part for part in PARTS if not any(f.split("/")[0] == part for f in files)]:
         raise SelaVPRError(f"git tracks no {', '.join(missing)} here; commit it first.")
-    front = (
-        (root / "README.md").read_text(encoding="utf-8").partition("---\n")[2].partition("---")[0]
-    )
+    front = (root / CARD).read_text(encoding="utf-8").partition("---\n")[2].partition("---")[0]
     for line in ("sdk: gradio", "sdk_version:", "app_file: app.py"):
         if line not in front:
             raise SelaVPRError(f"README.md does not begin with a block that says {line!r}.")
+
+
+def stage(root: Path, files: list[str], repo: str, folder: Path) -> None:
+    """Copy the files, and name in the card the picture that is shown where the Space is linked.
+
+    The Hub wants its whole address, which only a Space with a name has.
+    """
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, folder / name)
+    if THUMBNAIL in files:
+        card = folder / CARD
+        before, line, rest = card.read_text(encoding="utf-8").partition("---\n")
+        at = f"{huggingface_hub.constants.ENDPOINT}/spaces/{repo}/resolve/main/{THUMBNAIL}"
+        card.write_text(f"{before}{line}thumbnail: {at}\n{rest}", encoding="utf-8")
 
 
 def push_space(repo: str, root: Path, files: list[str], variables: dict[str, str]) -> str:
@@ -81,14 +98,15 @@ def push_space(repo: str, root: Path, files: list[str], variables: dict[str, str
         )
         for key, value in variables.items():
             huggingface_hub.add_space_variable(repo, key, value)
-        huggingface_hub.upload_folder(
-            repo_id=repo,
-            repo_type="space",
-            folder_path=root,
-            allow_patterns=files,
-            delete_patterns=["*"],
-            commit_message=f"Push {_commit(root)}",
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            stage(root, files, repo, Path(folder))
+            huggingface_hub.upload_folder(
+                repo_id=repo,
+                repo_type="space",
+                folder_path=folder,
+                delete_patterns=["*"],
+                commit_message=f"Push {_commit(root)}",
+            )
     except Exception as error:  # huggingface_hub raises all sorts when an upload breaks off
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
