@@ -428,7 +428,7 @@ def test_an_index_holds_what_was_written(
         assert (len(index), index.width) == (len(shapes), TINY.width)
         assert [p.place_id for p in index.places] == [p.place_id for p in places]
         assert [index.grid(row) for row in range(len(index))] == shapes
-        everywhere = [place.location for place in places]
+        everywhere = [place.location for place in index.places]
         assert index.spread(len(index)) == everywhere and index.spread(1) == everywhere[:1]
         assert all(0 < len(index.spread(most)) <= most for most in range(1, len(index) + 2))
         for row, descriptor in enumerate(descriptors):
