@@ -27,7 +27,6 @@ LocalLoss = Literal["mutual", "soft-count", "none"]
 Batches = Literal["triplets", "places"]
 Optimizer = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine"]
-Keep = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,6 @@ class Recipe:
     accumulate: int = 1  # batches per step
     augment: float = 0.0  # strength of the augmentation
     patience: int = 3  # epochs without a better re-ranked R@5
-    keep: Keep = "best"  # epoch to export, by re-ranked R@5; few queries tell epochs apart badly
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = 0  # processes that read photos
     checkpoint_steps: int = 50

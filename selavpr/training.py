@@ -7,7 +7,7 @@ A run is a folder::
     curves.png                loss and recall
     tensorboard/              the same for TensorBoard
     checkpoint.safetensors    all that resuming needs; of a finished run, that it is done
-    model/                    the best or the last epoch, in the shipping format
+    model/                    the best epoch, in the shipping format
 
 All chance is drawn from (seed, epoch, step, photo), so a run that was stopped and resumed ends with
 the same weights as one that was not.
@@ -435,7 +435,7 @@ class _Run:
         state.done = state.epoch >= recipe.epochs or state.waited >= recipe.patience
         if self.accelerator.is_main_process:
             draw_curves(self.history, self.folder / CURVES)
-            if better or recipe.keep == "last":
+            if better:
                 self._export()
 
     def _export(self) -> None:

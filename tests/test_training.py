@@ -235,13 +235,6 @@ def test_early_stop(start: Path, town: Path, tmp_path: Path) -> None:
     before = (tmp_path / "run" / LOG).read_bytes()
     assert train(recipe, tmp_path / "run") == tmp_path / "run" / MODEL  # it is done
     assert (tmp_path / "run" / LOG).read_bytes() == before
-    # None after the first was better, and that one is kept unless the last is asked for.
-    kept = {"best": 0, "last": 2}
-    for keep, epoch in kept.items():
-        folder = tmp_path / keep
-        train(dataclasses.replace(recipe, keep=keep), folder)
-        card = json.loads((folder / MODEL / "config.json").read_text())
-        assert card["recall"]["validation"]["epoch"] == epoch
 
 
 def test_learning_rate() -> None:
@@ -295,9 +288,7 @@ def test_recipes_as_files(tmp_path: Path) -> None:
         read_recipe(tmp_path / "absent.toml")
 
 
-@pytest.mark.parametrize(
-    "name", ["paper.toml", "city.toml", "city-2.toml", "city-3.toml", "city-4.toml"]
-)
+@pytest.mark.parametrize("name", ["paper.toml", "city.toml", "city-2.toml", "city-3.toml"])
 def test_shipped_recipes_are_valid(name: str) -> None:
     read_recipe(Path(__file__).parent.parent / "recipes" / name)
 
