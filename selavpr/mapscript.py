@@ -139,10 +139,9 @@ function (map, tiles, data) {
     }
   }
   // Without one, the places of the reference photos show where the streets run.
-  const covered = L.layerGroup().addTo(map);
   for (const dot of data.covered || []) {
     L.circleMarker(dot, {pane: 'base', renderer: canvas, interactive: false, radius: 3,
-      stroke: false, fillColor: '#8b93a1', fillOpacity: 0.7}).addTo(covered);
+      stroke: false, fillColor: '#8b93a1', fillOpacity: 0.7}).addTo(map);
   }
   map.on('moveend', drawNames);
   map.on('zoomend', () => base && base.setStyle(style));

@@ -23,6 +23,7 @@ from PIL import Image
 from selavpr import cards, gpu, maps, viz
 from selavpr.cards import Example, Truth
 from selavpr.errors import HubError, OptionError, PhotoError
+from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.recognizer import Recognizer
 from selavpr.report import to_dict, to_geojson
@@ -88,6 +89,7 @@ class Site:
         self._plain_heat = gpu.borrowing(self._run_plain_heat, GPU_SECONDS)
         self.folder = Path(tempfile.mkdtemp(prefix="selavpr-site-"))
         self._thumbnails: dict[tuple[str, int], str] = {}
+        self._spreads: dict[str, list[Location]] = {}
         for name in ("leaflet.js", "leaflet.css"):
             shutil.copyfile(maps.leaflet_folder() / name, self.folder / name)
         self._served = {
@@ -149,7 +151,7 @@ class Site:
             session.recognition,
             truth=truth.location if truth else None,
             own=bool(truth and truth.own),
-            covered=() if served.basemap else index.spread(maps.DOTS),
+            covered=() if served.basemap else self._covered(session.city),
             attribution=index.manifest.attribution,
             served=served,
             tiles=self.tiles,
@@ -160,7 +162,7 @@ class Site:
         """What stands where the answer will be, with a map of where the references are."""
         index = self._recognizer(city).index
         document = maps.build_overview(
-            index.spread(maps.DOTS),
+            self._covered(city),
             attribution=index.manifest.attribution,
             served=self._served[city],
             tiles=self.tiles,
@@ -322,6 +324,12 @@ class Site:
             if len(self._thumbnails) > 5000:  # about 20 MB; the oldest goes first
                 del self._thumbnails[next(iter(self._thumbnails))]
         return self._thumbnails[key]
+
+    def _covered(self, city: str) -> list[Location]:
+        """Where references are: read once, and not for every answer."""
+        if city not in self._spreads:
+            self._spreads[city] = self._recognizer(city).index.spread(maps.DOTS)
+        return self._spreads[city]
 
     def _basemap(self, i: int, recognizer: Recognizer) -> str | None:
         basemap = recognizer.index.basemap()

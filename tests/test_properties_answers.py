@@ -149,11 +149,10 @@ def test_evidence_of_any_answer(
     st.sampled_from(["count", "expected"]),
 )
 def test_more_evidence_never_makes_a_weaker_verdict(one: Any, two: Any, scoring: Any) -> None:
+    least, most = ([pick(pair) for pair in zip(one, two, strict=True)] for pick in (min, max))
     less, stronger = (
         Evidence(agreeing, margin, 0.5, lead=lead, scoring=scoring)
-        for agreeing, margin, lead in (
-            [pick(pair) for pair in zip(one, two, strict=True)] for pick in (min, max)
-        )
+        for agreeing, margin, lead in (least, most)
     )
     assert {confidence.verdict(less), confidence.verdict(stronger)} <= {"probably", "unsure"}
     assert confidence.verdict(less) == "unsure" or confidence.verdict(stronger) == "probably"
