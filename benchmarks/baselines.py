@@ -228,10 +228,10 @@ def size(kept: Any) -> int:
     return sum(int(x.nbytes) for x in (kept if isinstance(kept, tuple) else (kept,)))
 
 
-def recalls(task: Trial, lists: list[list[int]] | None) -> list[str]:
-    """R@1 within 10 m, within 25 m, and within 25 m with the doubtful left out; or chance.
+def recalls(task: Trial, lists: list[list[int]] | None, first: int = 1) -> list[str]:
+    """Recall within 10 m, within 25 m, and within 25 m with the doubtful left out; or chance.
 
-    Of the same place alone where no positions are known.
+    Of the same place alone where no positions are known. ``first``: of each list.
     """
     cells = []
     rules = ((10.0, 10.0), (25.0, 25.0), (25.0, 50.0)) if task.known else ((0.0, 0.0),)
@@ -246,7 +246,7 @@ def recalls(task: Trial, lists: list[list[int]] | None) -> list[str]:
         else:
             kept = [[r for r in lists[i] if offered[i, r]] for i in asked]
             hits = metrics.first_hits(kept, [np.flatnonzero(right[i]).tolist() for i in asked])
-            cells.append(str(metrics.recall(hits, 1)))
+            cells.append(str(metrics.recall(hits, first)))
     return cells
 
 
@@ -267,6 +267,8 @@ def run(task: Trial, args: argparse.Namespace, model: SelaVPR) -> dict[str, Any]
 
     add("chance", recalls(task, None))
     add("global: ours", recalls(task, lists), seconds, 0, 4 * model.config.width)
+    # What no re-ranker can better.
+    add("among the candidates", recalls(task, lists, max(map(len, lists))))
     raw, seconds = descriptors("raw", model, database, queries, args.work)
     for name, found in raw.items():
         first = ranked(found[len(database) :], found[: len(database)], task, args.candidates)
@@ -294,26 +296,44 @@ def shown(costs: list[float]) -> list[str]:
 
 
 def plot(report: dict[str, Any], candidates: int, path: Path) -> None:
-    """Draw R@1 of every set against a query's time and a reference's bytes."""
+    """Draw the mean R@1 of the sets against a query's time and a reference's bytes.
+
+    Costs are means of the sets that measured them; a resumed run may have measured none.
+    """
+    recall, costs = means(report)
+    first = costs["global: ours"]
     time_points, byte_points = [], []
-    for name, found in report.items():
-        first = found["rows"][1]["costs"]
-        for row in found["rows"][1:]:
-            photo, pair, stored = row["costs"]
-            if not photo:
-                continue
-            recall = float(main_recall(row["recall"])) / 100
-            second = row["name"].startswith("re-ranked")
-            # Both of our stages look at a photo once; another's second stage looks once more.
-            extra = first[0] if second and row["name"] != "re-ranked: ours" else 0
-            ms = 1000 * (photo + extra + pair * candidates)
-            label = row["name"].partition(": ")[2] if second else row["name"]
-            time_points.append(Point(name, label, ms, recall))
-            byte_points.append(
-                Point(name, label, (stored + (first[2] if second else 0)) / 1000, recall)
-            )
-    panels = [("ms a query", time_points), ("KB a reference", byte_points)]
-    draw(panels, "R@1", path, joined=False)
+    for name in recall:
+        if name not in costs:
+            continue
+        photo, pair, stored = costs[name]
+        group, _, label = name.partition(": ")
+        second = group == "re-ranked"
+        # Both of our stages look at a photo once; another's second stage looks once more.
+        extra = first[0] if second and label != "ours" else 0
+        ms = 1000 * (photo + extra + pair * candidates)
+        kilobytes = (stored + (first[2] if second else 0)) / 1000
+        time_points.append(Point(group, label, ms, recall[name]))
+        byte_points.append(Point(group, label, kilobytes, recall[name]))
+    panels = [("ms a query", time_points), ("KB a reference, uncompressed", byte_points)]
+    draw(panels, "R@1, mean of the sets", path, joined=False)
+
+
+def means(report: dict[str, Any]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Of every method the mean recall, 0 to 1, and the mean costs."""
+    recalls: dict[str, list[float]] = {}
+    costs: dict[str, list[list[float]]] = {}
+    for found in report.values():
+        for row in found["rows"]:
+            if not row["costs"]:
+                continue  # chance, and the candidates
+            recalls.setdefault(row["name"], []).append(float(main_recall(row["recall"])) / 100)
+            if row["costs"][0]:
+                costs.setdefault(row["name"], []).append(row["costs"])
+    return (
+        {name: float(np.mean(values)) for name, values in recalls.items()},
+        {name: np.mean(rows, axis=0).tolist() for name, rows in costs.items()},
+    )
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, PercentFormatter
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ def draw(
             )  # fmt: skip
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        # Labelled only where the axis is short.
+        axis.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.4)))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.grid(alpha=0.3)
         axis.set_xlabel(cost)

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,14 +131,14 @@ def asked_with(photo: SourcePhoto, entries: list[Entry], model: SelaVPR, top_k: 
     right = {i for i in rows if place.distance_m(entries[i].place.location) <= RIGHT_M}
     local = Local(features.local[0].flatten(0, 1), dense_cells(features.tokens.shape[1:3]))
     expected = model.config.scoring == "expected"
-    return Query(local.centres if expected else local.descriptors, rows, right)
+    return Query((local.centres if expected else local).descriptors, rows, right)
 
 
-Read = Callable[[Sequence[int]], Sequence[Any]]
-"""Rows to ``Local``, or where matches are expected to descriptors at the tokens' centres."""
+Read = Callable[[Sequence[int]], Sequence[Local]]
+"""Rows to local descriptors; where matches are expected, to those at the tokens' centres."""
 
 
-def ranked(asked: list[Query], read: Read) -> tuple[list[list[int]], float]:
+def ranked(asked: list[Query], read: Read, expected: bool) -> tuple[list[list[int]], float]:
     """Each query's candidates in their new order, and milliseconds to read one."""
     orders, seconds, count = [], 0.0, 0
     for query in asked:
@@ -149,14 +148,14 @@ def ranked(asked: list[Query], read: Read) -> tuple[list[list[int]], float]:
         count += len(found)
         known = dict(zip(query.rows, found, strict=True))
 
-        def known_of(some: Sequence[int], known: dict[int, Any] = known) -> list[Any]:
+        def known_of(some: Sequence[int], known: dict[int, Local] = known) -> list[Local]:
             return [known[i] for i in some]
 
         scores: Sequence[float]
-        if isinstance(found[0], Local):
-            scores = count_local(query.local, query.rows, known_of, "exact")
-        else:
+        if expected:
             scores = expect_local(query.local, query.rows, known_of)
+        else:
+            scores = count_local(query.local, query.rows, known_of, "exact")
         orders.append([query.rows[i] for i in order_of(scores)])
     return orders, seconds / max(count, 1) * 1000
 
@@ -184,11 +183,12 @@ def dense_orders(
         grid = dense_cells((tokens.shape[1], tokens.shape[2]))
         return Local(model.densify(tokens)[0].flatten(0, 1), grid)
 
-    def read(rows: Sequence[int]) -> list[Any]:
-        expected = model.config.scoring == "expected"
+    expected = model.config.scoring == "expected"
+
+    def read(rows: Sequence[int]) -> list[Local]:
         return [found.centres if expected else found for found in map(dense, rows)]
 
-    orders, read_ms = ranked(asked, read)
+    orders, read_ms = ranked(asked, read, expected)
     size = float(dense(0).descriptors.numel() * 4)
     return orders, [judged("float32", None, size, asked, orders, orders, read_ms)]
 
@@ -204,8 +204,9 @@ def measured(
         write(path, entries, manifest, network=model, local=kind, rank=rank)
         index = PlaceIndex.open(path)
         size = sum((path / name).stat().st_size for name in index.codec.arrays) / len(entries)
-        read = index.centres if model.config.scoring == "expected" else index.local
-        orders, read_ms = ranked(asked, lambda rows: read(rows, model))
+        expected = model.config.scoring == "expected"
+        read = index.centres if expected else index.local
+        orders, read_ms = ranked(asked, lambda rows: read(rows, model), expected)
     return judged(kind, rank, size, asked, orders, truth, read_ms)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,6 +126,8 @@ def test_a_run(
     assert rows["re-ranked: ours"]["recall"][0].startswith("100.0")
     # 15 m apart: 2 + 3 + 3 + 2 of 16 within 25 m.
     assert rows["chance"]["recall"][:2] == ["25.0", "62.5"]
+    # Three of the four are candidates; a right one is among them.
+    assert rows["among the candidates"]["recall"][0].startswith("100.0")
     width = network.config.width
     assert rows["global: raw mean"]["costs"][2] == 4 * width
     assert rows["global: raw VLAD 32"]["costs"][2] == 4 * 32 * width
@@ -132,6 +135,23 @@ def test_a_run(
     baselines.plot({"bgu-day": report}, 3, tmp_path / "a.svg")
     baselines.plot({"bgu-day": report}, 3, tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_means_of_what_was_measured() -> None:
+    """A resumed run has recall of every set, but costs of some."""
+
+    def rows(cells: list[str], costs: list[float]) -> dict[str, Any]:
+        chance = {"name": "chance", "recall": ["1.0"], "costs": []}
+        return {"rows": [chance, {"name": "re-ranked: sift", "recall": cells, "costs": costs}]}
+
+    report = {
+        "day": rows(["10.0", "20.0 (10-30)", "40.0"], [1.0, 0.1, 100.0]),
+        "night": rows(["0.0", "40.0 (10-60)", "0.0"], [0.0, 9.0, 0.0]),
+        "visits": rows(["60.0 (50-70)"], [3.0, 0.3, 300.0]),
+    }
+    recall, costs = baselines.means(report)
+    assert recall == {"re-ranked: sift": pytest.approx(0.4)}
+    assert costs == {"re-ranked: sift": pytest.approx([2.0, 0.2, 200.0])}
 
 
 def test_vlad_by_hand() -> None:
