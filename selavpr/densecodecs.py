@@ -82,7 +82,7 @@ class DenseCodec:
             for one in stored
         ]
 
-    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Of what is read."""
         return densified_centres(self, stored, network)
 
@@ -165,7 +165,7 @@ class KeypointCodec:
             found.append(Local(unit(descriptors.to(network.device)), grid, where))
         return found
 
-    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Of what is read."""
         return densified_centres(self, stored, network)
 
@@ -236,7 +236,7 @@ class ProductCodec:
             for one in stored
         ]
 
-    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Of what is read."""
         return densified_centres(self, stored, network)
 

@@ -252,8 +252,8 @@ class PlaceIndex:
         return self._decoded(self.codec.local, rows, network)
 
     @torch.inference_mode()
-    def centres(self, rows: Sequence[int], network: Network) -> list[Tensor]:
-        """Local descriptors ``[n, d]`` at the tokens' centres of photos; otherwise as ``local``."""
+    def centres(self, rows: Sequence[int], network: Network) -> list[Local]:
+        """Local descriptors at the tokens' centres of photos; otherwise as ``local``."""
         return self._decoded(self.codec.centres, rows, network)
 
     def _decoded(

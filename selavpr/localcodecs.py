@@ -100,10 +100,13 @@ class TokensCodec:
             numbers, lambda i: stored[i].grid, lambda i: self.tokens(stored[i]), network
         )
 
-    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Decoded and projected."""
-        tokens = (self.tokens(one).flatten(0, 1) for one in stored)
-        return [network.project(some.to(network.device)) for some in tokens]
+        tokens = ((self.tokens(one).flatten(0, 1), one.grid) for one in stored)
+        return [
+            Local.at_centres(network.project(some.to(network.device)), grid)
+            for some, grid in tokens
+        ]
 
 
 @dataclass(frozen=True)
@@ -158,10 +161,14 @@ class NoCodec:
             found.append(Local(dense.flatten(0, 1), (dense.shape[0], dense.shape[1])))
         return found
 
-    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Extracted and projected."""
-        features = network.extract_each([one.photo() for one in stored])
-        return [network.project(one.tokens[0].flatten(0, 1).to(network.device)) for one in features]
+        found = []
+        for features in network.extract_each([one.photo() for one in stored]):
+            tokens = features.tokens[0].to(network.device)
+            projected = network.project(tokens.flatten(0, 1))
+            found.append(Local.at_centres(projected, (tokens.shape[0], tokens.shape[1])))
+        return found
 
 
 CODECS: Mapping[str, type[Codec]] = {

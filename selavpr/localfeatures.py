@@ -69,12 +69,22 @@ class Local:
     grid: tuple[int, int]
     cells: Tensor | None = None
 
+    @classmethod
+    def at_centres(cls, descriptors: Tensor, tokens: tuple[int, int]) -> Local:
+        """Of descriptors ``[h * w, d]`` at the centres of ``(h, w)`` tokens."""
+        grid = dense_cells(tokens)
+        return cls(
+            descriptors, grid, torch.arange(grid[0] * grid[1]).reshape(grid)[::4, ::4].flatten()
+        )
+
     @property
-    def centres(self) -> Tensor:
-        """``[n, d]``: those at the centres of tokens, or all where only some are known."""
+    def centres(self) -> Local:
+        """Those at the centres of tokens, or all where only some are known."""
         if self.cells is not None:
-            return self.descriptors
-        return self.descriptors.reshape(*self.grid, -1)[::4, ::4].flatten(0, 1)
+            return self
+        height, width = self.grid
+        every_fourth = self.descriptors.reshape(height, width, -1)[::4, ::4].flatten(0, 1)
+        return Local.at_centres(every_fourth, (height // 4 + 1, width // 4 + 1))
 
     def cell(self, rows: Tensor) -> Tensor:
         """Cells of the dense grid, for rows of ``descriptors``."""
@@ -134,7 +144,7 @@ class Codec(Protocol):
     def local(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Local descriptors of photos, on the network's device; ValueError when damaged."""
 
-    def centres(self, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+    def centres(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Their ``Local.centres``, in a shorter way where there is one."""
 
 
@@ -163,7 +173,7 @@ def unit(descriptors: Tensor) -> Tensor:
     return torch.nn.functional.normalize(descriptors, dim=-1)
 
 
-def densified_centres(codec: Codec, stored: Sequence[Stored], network: Network) -> list[Tensor]:
+def densified_centres(codec: Codec, stored: Sequence[Stored], network: Network) -> list[Local]:
     """``Codec.centres`` of codes that know no shorter way."""
     return [one.centres for one in codec.local(stored, network)]
 

@@ -27,6 +27,10 @@ Mode = Literal["exact", "fast"]
 STRIP = 256
 """Query rows multiplied at a time on a CPU: with 3,721 columns a strip is 3.8 MB, inside L3."""
 
+SMALL = 1 << 19
+"""Similarities of one pair, 2 MB, that torch is as soon done with as NumPy, whose BLAS leaves
+waiting threads behind: they make the network a fifth slower for the next photo."""
+
 GPU_BYTES = 128 << 20
 """Similarities held at a time on a GPU: enough to fill it, far below the 5.5 GB of the reference"""
 
@@ -68,7 +72,8 @@ def mutual_nearest(query: Tensor, candidate: Tensor) -> Matches:
     if not len(query) or not len(candidate):
         none = torch.empty(0, dtype=torch.int64, device=query.device)
         return Matches(none, none, none.float())
-    best, row_max, col_max = _extrema(query.float(), candidate.float()[None])
+    find = _extrema_torch if len(query) * len(candidate) <= SMALL else _extrema
+    best, row_max, col_max = find(query.float(), candidate.float()[None])
     rows = _mutual_rows(best[0], row_max[0], col_max[0])
     return Matches(rows, best[0][rows], row_max[0][rows])
 
@@ -172,26 +177,20 @@ def expect_mutual(query: Tensor, candidates: Tensor) -> Tensor:
     return scores
 
 
-def grid_centres(height: int, width: int) -> Tensor:
-    """Where the local descriptors look: centres of a dense grid, in network input pixels.
+def grid_centres(rows: Tensor, width: int) -> Tensor:
+    """Where local descriptors look: centres of a dense grid's cells, in network input pixels.
 
     Two up-convolutions of stride 2 put three new descriptors between neighbouring tokens, whose
     patches are 14 pixels wide: centres lie at 7 + 3.5 j.
 
     Args:
-        height: rows of the grid, ``4h - 3`` for ``h`` rows of tokens.
-        width: columns of the grid.
+        rows: ``[M]`` row numbers of descriptors in ``local.flatten(0, 1)``.
+        width: columns of the grid, ``4w - 3`` for ``w`` columns of tokens.
 
     Returns:
-        ``[height * width, 2]`` float32 ``(x, y)``, row by row, the order of
-        ``local.flatten(0, 1)``. Pixel edges are whole numbers.
+        ``[M, 2]`` float32 ``(x, y)``. Pixel edges are whole numbers.
     """
-    y, x = torch.meshgrid(
-        PATCH / 2 + PATCH / 4 * torch.arange(height),
-        PATCH / 2 + PATCH / 4 * torch.arange(width),
-        indexing="ij",
-    )
-    return torch.stack([x, y], dim=-1).reshape(-1, 2)
+    return PATCH / 2 + PATCH / 4 * torch.stack([rows % width, rows // width], dim=-1)
 
 
 def keypoints(rows: Tensor, grid: tuple[int, int], photo_size: tuple[int, int]) -> Tensor:
@@ -207,7 +206,7 @@ def keypoints(rows: Tensor, grid: tuple[int, int], photo_size: tuple[int, int]) 
     """
     height, width = grid
     input_size = torch.tensor([(width + 3) / 4 * PATCH, (height + 3) / 4 * PATCH])
-    return grid_centres(height, width)[rows.cpu()] * (torch.tensor(photo_size) / input_size)
+    return grid_centres(rows.cpu(), width) * (torch.tensor(photo_size) / input_size)
 
 
 def _check(query: Tensor, candidates: Tensor) -> None:
@@ -253,11 +252,13 @@ def _extrema(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         ``best [B, N]`` int64, ``row_max [B, N]``, ``col_max [B, M]`` float32.
     """
-    if query.is_cuda:
-        similarity = torch.matmul(query, block.mT)
-        row_max, best = similarity.max(dim=2)
-        return best, row_max, similarity.amax(dim=1)
-    return _extrema_cpu(query, block)
+    return (_extrema_torch if query.is_cuda else _extrema_cpu)(query, block)
+
+
+def _extrema_torch(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    similarity = torch.matmul(query, block.mT)
+    row_max, best = similarity.max(dim=2)
+    return best, row_max, similarity.amax(dim=1)
 
 
 def _extrema_cpu(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:

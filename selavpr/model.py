@@ -174,7 +174,7 @@ class SelaVPR(nn.Module):
             block_fn=AdaptedBlock,
         )
         for block in self.backbone.blocks:
-            block.adapter_scale = config.adapter_scale
+            block.adapter_scale = float(config.adapter_scale)
             # timm gives every Linear inside a ViT random weights, the adapters' included.
             block.attn_adapter.start_as_zero()
             block.mlp_adapter.start_as_zero()

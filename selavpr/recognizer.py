@@ -29,6 +29,7 @@ from selavpr.geometry import agreement
 from selavpr.images import PhotoSource, load_image
 from selavpr.index import PlaceIndex
 from selavpr.judgement import MAX_TOP_K, Calibration
+from selavpr.localfeatures import Local
 from selavpr.locating import fused
 from selavpr.matching import keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR
@@ -130,7 +131,7 @@ class Recognizer:
             image = load_image(photo)
         progress("extract", 0.1)
         with _timed(timings, "extract"), self._lock:
-            features = self.model.extract([image], local=rerank)
+            features = self.model.extract([image], local=depth > 0 and self._counts)
         return self._answer(image.size, features, top_k, depth, timings, progress)
 
     def recognize_many(
@@ -181,7 +182,9 @@ class Recognizer:
             images = [image for image in opened if isinstance(image, Image.Image)]
             with _timed(timings, "extract"), self._lock:
                 extracted = iter(
-                    self.model.extract_each(images, local=depth > 0, batch_size=batch_size)
+                    self.model.extract_each(
+                        images, local=depth > 0 and self._counts, batch_size=batch_size
+                    )
                 )
             # A photo's share of what was done for the batch.
             each = {stage: ms / len(batch) for stage, ms in timings.items()}
@@ -268,8 +271,11 @@ class Recognizer:
                 f"There is no candidate {i}; there are {len(recognition.candidates)}."
             )
         row = recognition.candidates[i].row
-        return self._keypoint_matches(
-            recognition.features, recognition.photo_size, row, self.index.photo(row).size
+        return _keypoint_matches(
+            self._local(recognition.features),
+            self.index.local([row], self.model)[0],
+            recognition.photo_size,
+            self.index.photo(row).size,
         )
 
     def heatmap(self, photo: PhotoSource, *, adapted: bool = True) -> NDArray[np.float32]:
@@ -295,21 +301,35 @@ class Recognizer:
                 raise OptionError(f"{name} must be 1 to {MAX_TOP_K}, not {value!r}.")
         return min(rerank_depth or self.depth, len(self.index)) if rerank else 0
 
-    @torch.inference_mode()
-    def _local(self, features: Features) -> torch.Tensor:
-        """The photo's local descriptors ``[h, w, d]``, made now if they were not asked for."""
-        if features.local is not None:
-            return features.local[0]
-        return self.model.densify(features.tokens)[0]
+    @property
+    def _counts(self) -> bool:
+        """Whether the score is a count on the dense grid, not an expectation at the centres."""
+        return self.model.config.scoring == "count"
 
     @torch.inference_mode()
+    def _local(self, features: Features) -> Local:
+        """The photo's local descriptors, made now if they were not asked for."""
+        dense = self.model.densify(features.tokens) if features.local is None else features.local
+        return Local(dense[0].flatten(0, 1), (dense.shape[1], dense.shape[2]))
+
+    @torch.inference_mode()
+    def _scored(self, features: Features) -> Local:
+        """Those of the photo's local descriptors that the score looks at."""
+        if self._counts:
+            return self._local(features)
+        tokens = features.tokens[0]
+        projected = self.model.project(tokens.flatten(0, 1))
+        return Local.at_centres(projected, (tokens.shape[0], tokens.shape[1]))
+
+    def _scored_of(self, rows: Sequence[int]) -> list[Local]:
+        """The same of candidates."""
+        read = self.index.local if self._counts else self.index.centres
+        return read(rows, self.model)
+
     def _scores(self, features: Features, rows: list[int]) -> Sequence[float]:
         """Mutual matches of each candidate, counted or expected."""
-        if self.model.config.scoring == "expected":
-            query = self.model.project(features.tokens[0].flatten(0, 1))
-            return expect_local(query, rows, lambda some: self.index.centres(some, self.model))
-        query = self._local(features).flatten(0, 1)
-        return count_local(query, rows, lambda some: self.index.local(some, self.model))
+        score = count_local if self._counts else expect_local
+        return score(self._scored(features).descriptors, rows, self._scored_of)
 
     def _ranked(
         self, found: list[tuple[int, float]], scores: Sequence[float]
@@ -359,35 +379,32 @@ class Recognizer:
         candidates: Sequence[Candidate],
         location: Location,
     ) -> Evidence:
+        mine, theirs = self._scored(features), self._scored_of([candidates[0].row])[0]
         # The sizes only set the scale in which agreement is measured; the photo need not be read.
-        found = self._keypoint_matches(features, photo_size, candidates[0].row, photo_size)
+        found = _keypoint_matches(mine, theirs, photo_size, photo_size)
         agreeing = float(found.agrees.float().mean()) if len(found.agrees) else 0.0
-        scoring = self.model.config.scoring
-        grid = features.tokens if scoring == "expected" else self._local(features)[None]
-        descriptors = grid.shape[1:3].numel()
-        return confidence.gather(candidates, location, agreeing, descriptors, scoring)
-
-    @torch.inference_mode()
-    def _keypoint_matches(
-        self,
-        features: Features,
-        photo_size: tuple[int, int],
-        row: int,
-        candidate_size: tuple[int, int],
-    ) -> KeypointMatches:
-        mine = self._local(features)
-        theirs = self.index.local([row], self.model)[0]
-        found = mutual_nearest(mine.flatten(0, 1), theirs.descriptors)
-        found = found.top(len(found))
-        here = keypoints(found.query, (mine.shape[0], mine.shape[1]), photo_size)
-        there = keypoints(theirs.cell(found.candidate), theirs.grid, candidate_size)
-        agrees = agreement(here.numpy(), there.numpy(), candidate_size)
-        return KeypointMatches(
-            query=here,
-            candidate=there,
-            similarity=found.similarity.cpu(),
-            agrees=torch.from_numpy(agrees),
+        possible = len(mine.descriptors)
+        return confidence.gather(
+            candidates, location, agreeing, possible, self.model.config.scoring
         )
+
+
+@torch.inference_mode()
+def _keypoint_matches(
+    mine: Local, theirs: Local, photo_size: tuple[int, int], candidate_size: tuple[int, int]
+) -> KeypointMatches:
+    """Mutual nearest neighbours and where they lie in both photos, most similar first."""
+    found = mutual_nearest(mine.descriptors, theirs.descriptors)
+    found = found.top(len(found))
+    here = keypoints(mine.cell(found.query), mine.grid, photo_size)
+    there = keypoints(theirs.cell(found.candidate), theirs.grid, candidate_size)
+    agrees = agreement(here.numpy(), there.numpy(), candidate_size)
+    return KeypointMatches(
+        query=here,
+        candidate=there,
+        similarity=found.similarity.cpu(),
+        agrees=torch.from_numpy(agrees),
+    )
 
 
 def _opened(photo: PhotoSource) -> Image.Image | SelaVPRError:

@@ -43,8 +43,11 @@ def score_tokens(
     query = query.to(model.device)
     if model.config.scoring == "expected":
 
-        def centres(some: Sequence[int]) -> list[Tensor]:
-            return [model.project(tokens(i).flatten(0, 1).to(model.device)) for i in some]
+        def centres(some: Sequence[int]) -> list[Local]:
+            return [
+                Local.at_centres(model.project(tokens(i).flatten(0, 1).to(model.device)), grid(i))
+                for i in some
+            ]
 
         return expect_local(model.project(query.flatten(0, 1)), rows, centres)
 
@@ -56,7 +59,7 @@ def score_tokens(
 
 @torch.inference_mode()
 def expect_local(
-    query: Tensor, rows: Sequence[int], centres: Callable[[Sequence[int]], Sequence[Tensor]]
+    query: Tensor, rows: Sequence[int], centres: Callable[[Sequence[int]], Sequence[Local]]
 ) -> list[float]:
     """Expected mutual matches of each candidate with the photo; see ``matching.expect_mutual``.
 
@@ -68,7 +71,7 @@ def expect_local(
     scores: list[float] = []
     for start in range(0, len(rows), COUNT_BLOCK):
         for candidate in centres(rows[start : start + COUNT_BLOCK]):
-            scores += expect_mutual(query, candidate[None]).tolist()
+            scores += expect_mutual(query, candidate.descriptors[None]).tolist()
     return scores
 
 

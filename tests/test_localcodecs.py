@@ -93,9 +93,15 @@ def test_centres_are_some_of_the_descriptors(
     for local, centres in zip(
         index.local([2, 0], network), index.centres([2, 0], network), strict=True
     ):
-        torch.testing.assert_close(centres, local.centres)
+        assert centres.cells is not None and centres.grid == local.grid
+        torch.testing.assert_close(centres.cells, local.centres.cells)
+        torch.testing.assert_close(centres.descriptors, local.centres.descriptors)
         whole = local.cells is None
-        assert len(centres) == (math.prod(index.grid(2)) if whole else len(local.descriptors))
+        count = math.prod(index.grid(2)) if whole else len(local.descriptors)
+        assert len(centres.descriptors) == len(centres.cells) == count
+        # Each lies in the cell it names.
+        if whole:
+            torch.testing.assert_close(local.descriptors[centres.cells], centres.descriptors)
 
 
 @pytest.mark.parametrize("kind", SIZES)

@@ -453,7 +453,7 @@ def test_fast_with_hardly_any_rows(n: int, m: int) -> None:
 
 
 def test_centres_at_224() -> None:
-    centres = grid_centres(61, 61)
+    centres = grid_centres(torch.arange(61 * 61), 61)
     assert centres.shape == (3721, 2) and centres.dtype == torch.float32
     line = 7 + 3.5 * torch.arange(61)
     assert torch.equal(centres[:61, 0], line)  # row by row: x runs first
@@ -465,10 +465,10 @@ def test_centres_at_224() -> None:
 
 
 def test_centres_of_other_shapes() -> None:
-    centres = grid_centres(5, 9)  # 2 x 3 tokens
+    centres = grid_centres(torch.arange(5 * 9), 9)  # 2 x 3 tokens
     assert centres.shape == (45, 2)
     assert centres[0].tolist() == [7, 7] and centres[-1].tolist() == [35, 21]
-    assert torch.equal(grid_centres(1, 1), torch.tensor([[7.0, 7.0]]))
+    assert torch.equal(grid_centres(torch.arange(1), 1), torch.tensor([[7.0, 7.0]]))
 
 
 def test_keypoints_in_the_photo() -> None:

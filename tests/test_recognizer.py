@@ -114,7 +114,11 @@ def test_expected_matches_order_the_candidates(expecting: Recognizer) -> None:
     model, index = expecting.model, expecting.index
     query = model.extract([photo]).tokens[0].flatten(0, 1)
     expected = {
-        c.row: float(expect_mutual(model.project(query), index.centres([c.row], model)[0][None])[0])
+        c.row: float(
+            expect_mutual(model.project(query), index.centres([c.row], model)[0].descriptors[None])[
+                0
+            ]
+        )
         for c in found.candidates[:8]
     }
     assert [c.matches for c in found.candidates[:8]] == pytest.approx(
@@ -123,6 +127,18 @@ def test_expected_matches_order_the_candidates(expecting: Recognizer) -> None:
     assert found.candidates[8].matches is None
     assert all(c.matches_text == f"{expected[c.row]:.1f}" for c in found.candidates[:8])
     assert expecting.evidence(found).scoring == "expected"
+    assert found.features.local is None  # not needed, so not made
+
+
+def test_evidence_is_taken_from_what_the_score_looks_at(expecting: Recognizer) -> None:
+    """A reference photo's tokens match themselves, all on one geometry."""
+    found = expecting.recognize(drawn(5))
+    assert expecting.evidence(found).agreeing == 1
+    # What is drawn is the dense grid's: more than one match a token.
+    model = expecting.model
+    tokens = found.features.tokens.shape[1:3].numel()
+    assert len(expecting.matches(found, 0).similarity) > tokens
+    assert model.config.scoring == "expected"
 
 
 def test_a_reference_photo_is_expected_first(expecting: Recognizer) -> None:
