@@ -17,6 +17,8 @@ try:
     import spaces
 except ImportError:  # a laptop, or a Space with a CPU or a GPU of its own
     spaces = None
+if not hasattr(spaces, "GPU"):  # any folder of this name, beside the script, is imported as well
+    spaces = None
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")

@@ -39,7 +39,7 @@ RepoType = Literal["model", "dataset", "space"]
 
 _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(\d{1,18})")
 _CONTENT_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, and of large file storage
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 PATIENCE_S, LEAST = 60.0, 1 << 16

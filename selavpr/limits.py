@@ -40,7 +40,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._limit:
+        if announced.isdigit() and (len(announced) > 18 or int(announced) > self._limit):
             told = {"detail": f"A request may hold {self._limit // 2**20} MB at most."}
             await JSONResponse(told, 413)(scope, receive, send)
             return

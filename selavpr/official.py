@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import pickletools
 import re
 import struct
 import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from selavpr.errors import OptionError, WeightsError
 from selavpr.shapes import State, check_fit, some
 from selavpr.structs import ModelConfig
 from selavpr.weights import TIMM_REPOS, Weights, checked, cut, timm_names
+
+LONGEST_NAME = 1000
+"""Of a class that a checkpoint names; "torch._utils._rebuild_tensor_v2" has 31 characters."""
 
 _TRAINED = {
     r"backbone\.blocks\.(\d+)\.adapter1\.D_fc1\.": r"backbone.blocks.\1.attn_adapter.down.",
@@ -138,11 +142,7 @@ def _unpickle(path: Path) -> Any:
         names += [f"{package}._reconstruct", f"{package}.scalar"]
     stand_ins: list[Any] = [(_Inert, name) for name in names]
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                # PyTorch packs nothing: what unpacks to more than the file is made to fill memory.
-                if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("it is compressed")
+        _check_pickles(path)
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
@@ -158,6 +158,34 @@ def _unpickle(path: Path) -> Any:
         raise WeightsError(
             f"{path.name} is not a PyTorch checkpoint, or is damaged or cut off; get it anew."
         ) from error
+
+
+def _check_pickles(path: Path) -> None:
+    """Refuse what ``torch.load`` would take for ever over; any exception says so."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # before PyTorch 1.6: five pickles, then the numbers
+            file.seek(0)
+            for _ in range(5):
+                _check_names(file)
+            return
+    with zipfile.ZipFile(path) as archive:
+        # PyTorch packs nothing: what unpacks to more than the file is made to fill memory.
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it is compressed")
+        for name in archive.namelist():
+            if name.endswith(".pkl"):
+                with archive.open(name) as part:
+                    _check_names(part)
+
+
+def _check_names(file: IO[bytes]) -> None:
+    """Read a pickle's opcodes, which builds nothing, for names of classes without end.
+
+    PyTorch refuses them, and takes the square of their length to word why.
+    """
+    for code, argument, _ in pickletools.genops(file):
+        if code.name in ("GLOBAL", "INST") and len(str(argument)) > LONGEST_NAME:
+            raise ValueError("a name without end")
 
 
 def _number(checkpoint: Mapping[str, Any], key: str) -> float | None:

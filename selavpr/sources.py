@@ -48,12 +48,13 @@ def from_rows(rows: Iterable[Row], root: Path) -> list[SourcePhoto]:
         rows: as ``read_table`` gives them.
         root: the table's folder, resolved; photos are named relative to it.
     """
+    named = ((row, stem(row.path, root)) for row in rows)
     return unique(
         SourcePhoto(
             row.path,
             Place(
-                place_id=row.texts.get("id") or stem(row.path, root),
-                image=stem(row.path, root),
+                place_id=row.texts.get("id") or name,
+                image=name,
                 location=row.location,
                 heading=row.heading,
                 captured_at=row.texts.get("captured_at", ""),
@@ -62,15 +63,18 @@ def from_rows(rows: Iterable[Row], root: Path) -> list[SourcePhoto]:
                 licence=row.texts.get("licence", ""),
             ),
         )
-        for row in rows
+        for row, name in named
         if row.location is not None
     )
 
 
 def stem(path: Path, root: Path) -> str:
     """A photo's path below its folder, without its ending, with forward slashes."""
-    # Not with_suffix, which fails for "..jpg" from Python 3.12 on.
-    return os.path.splitext(path.relative_to(root).as_posix())[0]
+    # Texts, as tables name photos by the hundred thousand; and not with_suffix, which fails for
+    # "..jpg" from Python 3.12 on.
+    whole, folder = str(path), os.path.join(root, "")
+    below = whole[len(folder) :] if whole.startswith(folder) else str(path.relative_to(root))
+    return os.path.splitext(below.replace(os.sep, "/"))[0]
 
 
 def unique(photos: Iterable[SourcePhoto]) -> list[SourcePhoto]:

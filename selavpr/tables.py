@@ -12,7 +12,7 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,15 @@ def read_table(
     columns = _columns(header, table)
     if missing := [name for name in keep or {} if name not in header]:
         raise OptionError(f"{table} has no column {missing[0]!r}; it has {', '.join(header)}.")
-    found = [
-        _row(table.parent, f"{'feature' if features else 'line'} {number} of {table}", row, columns)
-        for number, row in rows
-        if all(row.get(name) == value for name, value in (keep or {}).items())
-    ]
-    for row in found:
-        if row.location is None and need_location:
-            raise LocationError(f"{row.where} holds something that is not a number: no position.")
+    folder = _Folder(table.parent)
+    found = []
+    for number, cells in rows:
+        if all(cells.get(name) == value for name, value in (keep or {}).items()):
+            where = f"{'feature' if features else 'line'} {number} of {table}"
+            row = _row(folder, where, cells, columns)
+            if row.location is None and need_location:
+                raise LocationError(f"{where} holds something that is not a number: no position.")
+            found.append(row)
     _check_swapped(found)
     return found
 
@@ -115,7 +116,7 @@ def as_cell(text: str) -> str:
 
 def from_cell(cell: str) -> str:
     """The inverse of ``as_cell``; leaves a formula that nobody guarded as it is."""
-    return _GUARDED.sub("", cell)
+    return _GUARDED.sub("", cell) if "'" in cell else cell
 
 
 def find_table(source: Path) -> Path:
@@ -150,28 +151,38 @@ def fits(table: Path) -> bool:
     return True
 
 
-def _read(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The header and the numbered rows of a table."""
+def _read(table: Path) -> tuple[list[str], Iterable[tuple[int, dict[str, str]]]]:
+    """The header and the numbered rows of a table, which come as they are read."""
     is_csv = table.suffix.lower() not in (".geojson", ".json")
     return _read_csv(table) if is_csv else _read_geojson(table)
 
 
-def _read_csv(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def _read_csv(table: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    lines = _lines(table)
+    _, header = next(lines, (0, []))
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        for number, cells in lines:
+            cells += [""] * (len(header) - len(cells))
+            pairs = zip(header, cells, strict=False)
+            yield number, {name: from_cell(cell) for name, cell in pairs if name}
+
+    return header, rows()
+
+
+def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """The cells of a CSV table's lines and the lines' numbers, the header first."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             file.seek(0)
             # Spreadsheets of half the world write semicolons, and commas inside the numbers.
-            separator = max(",;\t", key=first.count)
-            reader = csv.DictReader(file, delimiter=separator, restkey="", restval="")
-            header = list(reader.fieldnames or [])
-            rows = [
-                (reader.line_num, {name: from_cell(cell) for name, cell in row.items() if name})
-                for row in reader
-            ]
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
+            for cells in reader:
+                if cells or reader.line_num == 1:
+                    yield reader.line_num, cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OptionError(f"{table} cannot be read as a UTF-8 CSV table: {error}.") from error
-    return header, rows
 
 
 def _read_geojson(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -223,15 +234,35 @@ def _columns(header: Sequence[str], table: Path) -> dict[str, str]:
     return found
 
 
-def _row(folder: Path, where: str, row: Mapping[str, str], columns: Mapping[str, str]) -> Row:
+class _Folder:
+    """Finds files inside a folder, and no others; tables may have a million rows."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self._parents: dict[str, str] = {}
+
+    def file(self, name: str) -> Path | None:
+        """Where a name, relative to the folder, leads to; None if that is not inside."""
+        head, tail = os.path.split(name)
+        try:
+            if head not in self._parents:
+                parent = (self.root / head).resolve()
+                self._parents[head] = str(parent) if parent.is_relative_to(self.root) else ""
+            place = os.path.join(self._parents[head], tail)
+            # A file of a folder that is inside is inside, and need not be asked where it is.
+            if self._parents[head] and tail not in ("", ".", "..") and not os.path.islink(place):
+                return Path(place) if "\0" not in name else None
+            path = (self.root / name).resolve()
+        except (OSError, ValueError, RuntimeError):  # no system can hold it, or links in a circle
+            return None
+        return path if path.is_relative_to(self.root) and path != self.root else None
+
+
+def _row(folder: _Folder, where: str, row: Mapping[str, str], columns: Mapping[str, str]) -> Row:
     texts = {ours: str(row.get(theirs) or "").strip() for ours, theirs in columns.items()}
     name = texts["image"].replace("\\", "/") if os.sep == "\\" else texts["image"]
-    root = folder.resolve()
-    try:
-        path = (root / name).resolve()
-    except (OSError, ValueError, RuntimeError):  # a name no system can hold, or a circle of links
-        path = root
-    if not name or not path.is_relative_to(root) or path == root:
+    path = folder.file(name)
+    if path is None:
         raise PhotoError(f"{where} names no photo inside the folder: {name!r}.")
     try:
         location = None

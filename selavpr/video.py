@@ -1,6 +1,6 @@
 """Photos out of a video, placed by a GPX track.
 
-PyAV decodes (``pip install "selavpr[video]"``); it is imported where it is used, so that nothing
+PyAV decodes (``pip install "av>=14"``); it is imported where it is used, so that nothing
 else needs it. The folder that is written can be given to ``index build --from`` again.
 """
 
@@ -253,6 +253,5 @@ def _av() -> Any:
         return importlib.import_module("av")
     except ImportError as error:
         raise OptionError(
-            "Reading videos needs PyAV, which is not installed: pip install av "
-            '(or: pip install "selavpr[video]").'
+            'Reading videos needs PyAV, which is not installed: pip install "av>=14".'
         ) from error

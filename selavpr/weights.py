@@ -217,7 +217,7 @@ def fingerprint(backbone: Mapping[str, Tensor], depth: int) -> str:
 
 def cut(backbone: Mapping[str, Tensor], depth: int) -> State:
     """Drop the blocks at ``depth`` and beyond."""
-    block = re.compile(r"blocks\.(\d+)\.")
+    block = re.compile(r"blocks\.(\d{1,9})\.")  # no network is as deep as more digits say
     return {
         name: tensor
         for name, tensor in backbone.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from conftest import TINY, random_model
 from PIL import GifImagePlugin, Image
 
 from selavpr import (
@@ -27,9 +29,12 @@ from selavpr import (
     errors,
     load_image,
     official,
+    tables,
+    weights,
 )
 from selavpr.checkpoint import read_checkpoint
 from selavpr.indexfiles import read_json
+from selavpr.matching import keypoints
 from selavpr.recipes import read_recipe
 from selavpr.structs import ModelConfig
 from tools.fuzz.mutation import LARGEST, Files, mutated
@@ -246,3 +251,64 @@ def test_a_training_counter_without_end(tmp_path: Path) -> None:
     content = torch.load(fixture, weights_only=False)
     torch.save({"model_state_dict": content["model_state_dict"], "epoch_num": HUGE}, tmp_path / "x")
     assert "training" not in official.load_official(tmp_path / "x").card
+
+
+def test_whole_numbers_that_a_tensor_cannot_be_multiplied_by() -> None:
+    """Finite as a float, too long for torch as an integer."""
+    model = random_model(dataclasses.replace(TINY, adapter_scale=10**30))
+    assert isinstance(model.backbone.blocks[0].adapter_scale, float)
+    model.extract([Image.new("RGB", (40, 40), "teal")])
+
+
+def test_a_block_number_without_end() -> None:
+    names = ["blocks.0.a", "blocks.1.a", f"blocks.{'9' * 5000}.a", "norm"]
+    kept = weights.cut(dict.fromkeys(names, torch.ones(1)), 1)
+    assert list(kept) == ["blocks.0.a", names[2], "norm"]  # no block: named as unexpected
+
+
+def test_a_table_asks_for_its_folders_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f"{folder}/{i}.jpg,48.0,11.0" for i in range(500) for folder in ("a", "b/c")]
+    (tmp_path / "t.csv").write_text("\n".join(["image,lat,lon", *rows]))
+    asked: list[Path] = []
+    original = Path.resolve
+
+    def counting(self: Path, strict: bool = False) -> Path:
+        asked.append(self)
+        return original(self, strict)
+
+    monkeypatch.setattr(Path, "resolve", counting)
+    found = tables.read_table(tmp_path / "t.csv")
+    assert len(found) == 1000 and found[1].path == tmp_path.resolve() / "b" / "c" / "0.jpg"
+    assert len(asked) < 10
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["zip", "before PyTorch 1.6"])
+def test_a_class_without_end_in_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    """PyTorch takes minutes to word that it does not know a class of a million characters."""
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.ones(1)}, path, _use_new_zipfile_serialization=packed)
+    endless = b"c" + b"x" * 1_000_000 + b"\ny\n."
+    if packed:
+        with zipfile.ZipFile(path) as old:
+            parts = {name: old.read(name) for name in old.namelist()}
+        with zipfile.ZipFile(path, "w") as new:
+            for name, data in parts.items():
+                new.writestr(name, endless if name.endswith("data.pkl") else data)
+    else:
+        data = path.read_bytes()
+        at = data.index(b"ctorch._utils")
+        path.write_bytes(data[:at] + endless + data[at:])
+    monkeypatch.setattr(torch, "load", lambda *args, **options: pytest.fail("it was asked"))
+    with pytest.raises(WeightsError, match="not a PyTorch checkpoint"):
+        official.load_official(path)
+
+
+def test_a_grid_without_end_in_an_index() -> None:
+    """Positions of a few cells take no memory for all the others."""
+    grid = (4 * 65535 - 3, 4 * 65535 - 3)
+    found = keypoints(torch.tensor([0, grid[1] - 1, grid[0] * grid[1] - 1]), grid, (640, 480))
+    cell = torch.tensor([640.0, 480.0]) / 65535
+    expected = torch.stack([cell / 2, torch.tensor([640.0, 0.0]), torch.tensor([640.0, 480.0])])
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)

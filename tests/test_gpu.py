@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,3 +77,13 @@ def test_lent_only_where_the_machine_says_so(
     monkeypatch.setattr(gpu, "spaces", SimpleNamespace())
     monkeypatch.setenv("SPACES_ZERO_GPU", value)
     assert gpu.is_lent() is expected
+
+
+def test_a_folder_named_spaces_is_not_taken_for_the_package(tmp_path: Path) -> None:
+    """Python imports any folder beside the script, or where ``python -m`` is run."""
+    (tmp_path / "spaces").mkdir()
+    root = str(Path(gpu.__file__).parent.parent)
+    code = f"import sys; sys.path.append({root!r}); from selavpr import gpu; print(gpu.spaces)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "None"

@@ -165,7 +165,7 @@ def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(video.importlib, "import_module", missing)
     gpx(tmp_path / "v.gpx", ROUND_THE_CORNER)
-    with pytest.raises(OptionError, match=r"pip install av"):
+    with pytest.raises(OptionError, match=r"pip install \"av>=14\""):
         shots_of(tmp_path / "v.mp4")
 
 

@@ -52,3 +52,17 @@ def resident_mb(pid: int) -> float:
     except (OSError, IndexError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def own_mb(pid: int) -> float:
+    """Memory of a process's own in MB, without mapped files; 0 when it has just ended.
+
+    Pages of mapped files come and go as the system likes, and so does ``resident_mb``.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    kilobytes = (fields.get(name, "0 kB").split()[0] for name in ("RssAnon", "VmSwap"))
+    return sum(int(amount) * 1024 for amount in kilobytes) / 1e6

@@ -23,7 +23,7 @@ from typing import Any
 
 from selavpr.errors import SelaVPRError
 from tools.fuzz.mutation import Files
-from tools.processes import resident_mb
+from tools.processes import own_mb
 
 CPU_S = 10.0
 """Processor time one case may take; a user waits no longer for an error."""
@@ -138,7 +138,8 @@ def _child(
             folder = work / "case"
             folder.mkdir()
             write(files, folder)
-            _say(pipe, {"begun": number})
+            # Measured here: the parent may look only when the case has already swollen.
+            _say(pipe, {"begun": number, "held": own_mb(os.getpid())})
             found = outcome(number, run, folder)
             _say(pipe, {"ended": [found.number, found.kind, found.details, found.signature]})
             shutil.rmtree(folder)
@@ -159,7 +160,7 @@ def _say(pipe: int, what: Mapping[str, Any]) -> None:
 
 def _follow(child: int, pipe: int, work: Path, cpu_s: float, memory_mb: int) -> Iterator[Outcome]:
     number, buffer = -1, b""
-    started, cpu, held = time.monotonic(), 0.0, resident_mb(child)
+    started, cpu, held = time.monotonic(), 0.0, own_mb(child)
     while True:
         ready, _, _ = select.select([pipe], [], [], POLL_S)
         if ready:
@@ -169,7 +170,7 @@ def _follow(child: int, pipe: int, work: Path, cpu_s: float, memory_mb: int) -> 
                 said = json.loads(line)
                 if "begun" in said:
                     number = said["begun"]
-                    started, cpu, held = time.monotonic(), cpu_seconds(child), resident_mb(child)
+                    started, cpu, held = time.monotonic(), cpu_seconds(child), said["held"]
                 else:
                     number = -1
                     started, cpu = time.monotonic(), cpu_seconds(child)
@@ -181,7 +182,7 @@ def _follow(child: int, pipe: int, work: Path, cpu_s: float, memory_mb: int) -> 
                 crash = (work / "crash.txt").read_text(errors="replace")
                 yield Outcome(number, "died", f"{describe(status)}\n{crash[:4000]}", _frame(crash))
             return
-        used, grown = cpu_seconds(child) - cpu, resident_mb(child) - held
+        used, grown = cpu_seconds(child) - cpu, own_mb(child) - held
         if number < 0:  # between two cases
             if used > cpu_s or grown > memory_mb:
                 raise RuntimeError("Drawing a case takes too much time or memory.")
