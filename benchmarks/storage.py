@@ -35,9 +35,9 @@ from selavpr.sources import SourcePhoto, read_folder
 from selavpr.writing import Entry, write
 
 KINDS: tuple[tuple[str, int | None], ...] = (
-    *(("tokens", rank) for rank in (16, 32, 64, 96, 128, 192, 256, 384)),
-    *(("keypoint", keep) for keep in (60, 120, 240, 480, 960)),
-    *(("product", parts) for parts in (2, 4, 8, 16, 32)),
+    *(("tokens", rank) for rank in (16, 24, 32, 44, 64, 96, 192, 384)),
+    *(("keypoint", keep) for keep in (60, 120, 240, 480)),
+    *(("product", parts) for parts in (2, 4, 8, 16)),
     ("dense", None),
     ("none", None),
 )
@@ -139,25 +139,29 @@ Read = Callable[[Sequence[int]], Sequence[Local]]
 
 
 def ranked(asked: list[Query], read: Read, expected: bool) -> tuple[list[list[int]], float]:
-    """Each query's candidates in their new order, and milliseconds to read one."""
-    orders, seconds, count = [], 0.0, 0
+    """Each query's candidates in their new order, and milliseconds to read one.
+
+    What was read stays: one photo is a candidate of many queries.
+    """
+    known: dict[int, Local] = {}
+    orders, seconds = [], 0.0
+
+    def known_of(some: Sequence[int]) -> list[Local]:
+        return [known[i] for i in some]
+
     for query in asked:
+        missing = [row for row in query.rows if row not in known]
         start = time.perf_counter()
-        found = read(query.rows)
+        if missing:
+            known.update(zip(missing, read(missing), strict=True))
         seconds += time.perf_counter() - start
-        count += len(found)
-        known = dict(zip(query.rows, found, strict=True))
-
-        def known_of(some: Sequence[int], known: dict[int, Local] = known) -> list[Local]:
-            return [known[i] for i in some]
-
         scores: Sequence[float]
         if expected:
             scores = expect_local(query.local, query.rows, known_of)
         else:
             scores = count_local(query.local, query.rows, known_of, "exact")
         orders.append([query.rows[i] for i in order_of(scores)])
-    return orders, seconds / max(count, 1) * 1000
+    return orders, seconds / max(len(known), 1) * 1000
 
 
 def judged(

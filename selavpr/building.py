@@ -38,7 +38,7 @@ from selavpr.sources import SourcePhoto
 from selavpr.weights import digest
 from selavpr.writing import Entries, Entry, replacing, write
 
-__all__ = ["DEFAULT_RANK", "Engine", "Entry", "build", "extracted", "stored_photo", "write"]
+__all__ = ["DEFAULT_BYTES", "Engine", "Entry", "build", "extracted", "stored_photo", "write"]
 
 PART = 16
 """Photos per saved part: some five seconds of work on two cores, all that a stop can cost."""
@@ -47,8 +47,8 @@ STORED_SIDE = 640
 STORED_QUALITY = 75
 """Longest side and JPEG quality of the photos kept in the index: for people to look at."""
 
-DEFAULT_RANK = TokensCodec.DEFAULT_RANK
-"""Bytes a token takes in the index, beside two for its scale: 25 KB a photo at 16 x 16 tokens."""
+DEFAULT_BYTES = TokensCodec.DEFAULT_BYTES
+"""What the tokens of a photo take in the index, at most, unless ``rank`` says otherwise."""
 
 Progress = Callable[[int, int], None]
 

@@ -174,7 +174,8 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     add("--local", choices=tuple(CODECS), default="tokens",
         help="how local features are kept (default %(default)s)")  # fmt: skip
     add("--rank", type=int, metavar="N", help="how much of them: bytes per token (tokens, default "
-        f"{building.DEFAULT_RANK}) or descriptor (product), descriptors (keypoint)")  # fmt: skip
+        f"what {building.DEFAULT_BYTES // 1000} KB a photo hold) or descriptor (product), "
+        "descriptors (keypoint)")  # fmt: skip
     add("--search", choices=SEARCHES, default="auto", help="global search: flat is exact, ivf is "
         "for many photos (default auto: by their number)")  # fmt: skip
     add("--batch-size", type=_batch_size, default=0, metavar="N",

@@ -45,7 +45,10 @@ class TokensCodec:
 
     code: TokenCodec
     kind: ClassVar[str] = "tokens"
+    DEFAULT_BYTES: ClassVar[int] = 32_000
+    """A photo may have without anybody asking; ``benchmarks/storage.py`` shows what more brings."""
     DEFAULT_RANK: ClassVar[int] = 96
+    """At most, however few tokens there are."""
 
     @property
     def arrays(self) -> Mapping[str, tuple[type[np.generic], int]]:
@@ -61,7 +64,10 @@ class TokensCodec:
     def fitted(cls, sample: Sample, rank: int | None) -> TokensCodec:
         """Fewer components than asked for where the tokens have, or are, not as many."""
         tokens = sample.tokens(SAMPLE)
-        return cls(TokenCodec.fit(tokens, min(rank or cls.DEFAULT_RANK, *tokens.shape)))
+        # Each token has a scale of two bytes beside its components.
+        affordable = max(1, int(cls.DEFAULT_BYTES / sample.per_photo) - 2)
+        rank = rank or min(affordable, cls.DEFAULT_RANK)
+        return cls(TokenCodec.fit(tokens, min(rank, *tokens.shape)))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> TokensCodec:

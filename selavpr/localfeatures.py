@@ -92,7 +92,15 @@ class Local:
 
 
 class Sample(Protocol):
-    """Features of the photos an index will hold, to fit a code to."""
+    """Features of the photos an index will hold, to fit a code to.
+
+    Attributes:
+        per_photo: tokens of a photo, on average.
+    """
+
+    @property
+    def per_photo(self) -> float:
+        """See the class."""
 
     def tokens(self, count: int) -> Tensor:
         """About so many tokens ``[n, C]`` float32, evenly from all photos."""

@@ -15,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -189,7 +190,7 @@ def write(
         return 0
     vectors = torch.stack(descriptors).float().numpy()
     searcher, about = searchers.make(vectors, search)
-    codec = CODECS[local].fitted(_EntrySample(entries, len(places), network), rank)
+    codec = CODECS[local].fitted(_EntrySample(entries, grids, network), rank)
     writer = ArrayWriter(folder, codec, np.array(grids, dtype=np.uint16))
     with writer:
         for place, entry in zip(places, entries, strict=True):
@@ -300,9 +301,12 @@ class ArrayWriter:
 class _EntrySample:
     """Features of entries, evenly taken."""
 
-    def __init__(self, entries: Entries, count: int, network: Network | None) -> None:
+    def __init__(
+        self, entries: Entries, grids: Sequence[tuple[int, int]], network: Network | None
+    ) -> None:
         self._entries = entries
-        self._count = count
+        self._count = len(grids)
+        self.per_photo = sum(math.prod(grid) for grid in grids) / len(grids)
         self._network = network
 
     def tokens(self, count: int) -> Tensor:

@@ -18,7 +18,7 @@ from selavpr import IndexFileError, OptionError, SelaVPR, reranking
 from selavpr.building import build
 from selavpr.index import PlaceIndex, verify
 from selavpr.indexfiles import CODEC, CODES
-from selavpr.localcodecs import CODECS
+from selavpr.localcodecs import CODECS, TokensCodec
 from selavpr.localfeatures import Local
 from selavpr.matching import count_mutual
 from selavpr.recognizer import Recognizer
@@ -60,6 +60,27 @@ def test_sizes_are_as_documented(made: dict[str, Path], kind: str) -> None:
     assert stored == COUNT * SIZES[kind][1]
     assert index.codec.rank == (SIZES[kind][0] or {"dense": 8, "none": 0}[kind])
     assert verify(made[kind]) == []
+
+
+class Tokens:
+    """Photos of so many tokens each, to fit a code to."""
+
+    def __init__(self, per_photo: float) -> None:
+        self.per_photo = per_photo
+
+    def tokens(self, count: int) -> torch.Tensor:
+        return torch.randn(min(count, 400), 384, generator=torch.Generator().manual_seed(0))
+
+    def local(self, count: int) -> torch.Tensor:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("per_photo, rank", [(256, 96), (690.4, 44), (1369, 21), (99_000, 1)])
+def test_a_photo_takes_32_kb_unless_asked_otherwise(per_photo: float, rank: int) -> None:
+    codec = TokensCodec.fitted(Tokens(per_photo), None)
+    assert codec.rank == rank
+    assert rank in (1, 96) or 31_000 < per_photo * (rank + 2) <= 32_000
+    assert TokensCodec.fitted(Tokens(per_photo), 200).rank == 200
 
 
 @pytest.mark.parametrize("kind", SIZES)

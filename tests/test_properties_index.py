@@ -94,6 +94,7 @@ class Sample:
 
     def __init__(self, tokens: list[torch.Tensor]) -> None:
         self._tokens = tokens
+        self.per_photo = sum(math.prod(x.shape[:2]) for x in tokens) / len(tokens)
 
     def tokens(self, count: int) -> torch.Tensor:
         return torch.cat([x.flatten(0, 1) for x in self._tokens]).float()[:count]
