@@ -78,7 +78,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     args = parser.parse_args()
-    model = SelaVPR.from_pretrained(*([args.model] if args.model else []))
+    # Exact arithmetic: what is compared are codes.
+    model = SelaVPR.from_pretrained(*([args.model] if args.model else []), precision="float32")
     references = taken(args.city, args.references)
     queries = taken(args.city, args.queries)
     if args.limit:

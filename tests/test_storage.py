@@ -36,7 +36,7 @@ def test_every_code_is_measured(
     city: Path, network: SelaVPR, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], tmp_path: Path,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(storage.SelaVPR, "from_pretrained", lambda *_: network)
+    monkeypatch.setattr(storage.SelaVPR, "from_pretrained", lambda *_, **__: network)
     kinds = (("tokens", 6), ("keypoint", 20), ("product", 4), ("dense", None), ("none", None))
     monkeypatch.setattr(storage, "KINDS", kinds)
     out, plot = tmp_path / "out.json", tmp_path / "plot.svg"
