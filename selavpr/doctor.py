@@ -41,7 +41,7 @@ PROBE = ("timm/vit_small_patch14_dinov2.lvd142m", "config.json")
 """A small file on the Hub beside one of the backbones that models are made of."""
 
 MEMORY = 1_500_000_000
-"""Bytes: app, bundled model and bundled city took 1.0 GB on a CPU."""
+"""Bytes: app, bundled model and bundled city took 1.3 to 1.4 GB on a CPU (benchmarks/load.py)."""
 DOWNLOADS = 2_000_000_000
 """Bytes: a full-size model takes 1.4 GB in float32."""
 UPLOADS = 200_000_000
