@@ -4,13 +4,15 @@
 
 Time and memory are measured on random 61 x 61 x 128 descriptors, each method in a process of its
 own. That is the worst case of fast mode, whose time depends on how close the race is, so it is
-measured on features of real pictures too, and with it whether the order is kept: photos of FOLDER
-(default: the bundled city's references) are queries against 100 others.
+measured on features of real pictures too, squashed to 224 x 224 for the same grid, and with it
+whether the order is kept: photos of FOLDER (default: the bundled city's references) are queries
+against 100 others.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import platform
@@ -99,7 +101,10 @@ def in_own_process(method: str, device: str, repeats: int) -> tuple[float, float
 
 def order_kept(photos: Path, queries: int) -> dict[str, Any]:
     """Compare fast with exact on real features: first place, first ten, largest count error."""
-    model = SelaVPR.from_pretrained(precision="float32", device="cpu")
+    weights = SelaVPR.from_pretrained(precision="float32", device="cpu").to_weights()
+    # The grid of the paper, as in the other half.
+    config = dataclasses.replace(weights.config, input_size=224, resize="squash")
+    model = SelaVPR.from_weights(dataclasses.replace(weights, config=config), precision="float32")
     files = sorted(p for p in photos.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     step = max(1, len(files) // (queries + CANDIDATES))
     files = files[::step][: queries + CANDIDATES]
