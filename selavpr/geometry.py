@@ -58,7 +58,7 @@ def agreement(
     if not len(maps):
         return nobody
     agrees = np.linalg.norm(source @ maps - target, axis=2) < limit
-    best = agrees[int(agrees.sum(axis=1).argmax())]
+    best = agrees[int(np.argmax(agrees.sum(axis=1)))]
     if best.sum() < MIN_AGREEING:
         return nobody
     refined, *_ = np.linalg.lstsq(source[best], target[best], rcond=None)

@@ -83,7 +83,7 @@ class TokensCodec:
 
     def counts(self, grids: NDArray[np.int64]) -> NDArray[np.int64]:
         """A row per token."""
-        return grids.prod(axis=1)  # type: ignore[no-any-return]
+        return np.asarray(grids.prod(axis=1), dtype=np.int64)
 
     def coded(self, tokens: Tensor, network: Network) -> Arrays:
         """Coded tokens."""

@@ -173,7 +173,7 @@ def dense_cells(grid: tuple[int, int]) -> tuple[int, int]:
 
 def dense_counts(grids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Local descriptors of photos of these token grids ``[n, 2]``."""
-    return (4 * grids - 3).prod(axis=1)  # type: ignore[no-any-return]
+    return np.asarray((4 * grids - 3).prod(axis=1), dtype=np.int64)
 
 
 def unit(descriptors: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ def heat_of(tokens: _Floats) -> _Floats:
         ``[h, w]``, for ``heat_overlay``.
     """
     heat = -np.asarray(tokens, np.float32).mean(axis=-1)
-    low, high = float(heat.min()), float(heat.max())
+    low, high = float(np.min(heat)), float(np.max(heat))
     return np.asarray((heat - low) / max(high - low, 1e-6), dtype=np.float32)
 
 
