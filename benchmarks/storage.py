@@ -35,7 +35,7 @@ from selavpr.sources import SourcePhoto, read_folder
 from selavpr.writing import Entry, write
 
 KINDS: tuple[tuple[str, int | None], ...] = (
-    *(("tokens", rank) for rank in (16, 24, 32, 36, 44, 64, 96, 192, 384)),
+    *(("tokens", rank) for rank in (16, 24, 36, 44, 64, 96, 192, 384)),
     *(("keypoint", keep) for keep in (60, 120, 240, 480)),
     *(("product", parts) for parts in (2, 4, 8, 16)),
     ("dense", None),
