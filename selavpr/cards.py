@@ -169,10 +169,10 @@ def columns(
     Args:
         recognition: the answer.
         thumbnail: address of the picture of a row of the index.
-        picked: position in ``recognition.candidates`` that is drawn below.
+        picked: position in ``recognition.either`` that is drawn below.
         manifest: of the index, which names the photos' author where they do not themselves.
     """
-    position = {c.row: i for i, c in enumerate(recognition.candidates)}
+    position = {c.row: i for i, c in enumerate(recognition.either)}
     reranked = any(c.matches is not None for c in recognition.candidates)
 
     def column(kind: str, candidates: Sequence[Candidate]) -> str:

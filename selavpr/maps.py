@@ -93,7 +93,7 @@ def build_map(
         "truth": None if truth is None else _pair(truth),
         "global": _pair(recognition.global_location),
         "circles": [[radius, key] for radius, key in radii if radius is not None],
-        "pins": [_pin(i, c) for i, c in enumerate(recognition.candidates)],
+        "pins": [_pin(i, c) for i, c in enumerate(recognition.either)],
         "moves": _moves(recognition),
         "reranked": any(c.matches is not None for c in recognition.candidates),
         "numbered": NUMBERED,
@@ -211,7 +211,7 @@ def _moves(recognition: Recognition) -> list[dict[str, Any]]:
     """From the place of each leading rank of the first stage to the place that took it."""
     if all(c.matches is None for c in recognition.candidates):
         return []
-    before = {c.global_rank: c.place.location for c in recognition.candidates}
+    before = {c.global_rank: c.place.location for c in recognition.by_global_rank}
     return [
         {"rank": c.rank, "from": _pair(before[c.rank]), "to": _pair(c.place.location)}
         for c in recognition.candidates[:MOVES]

@@ -240,6 +240,12 @@ class Recognizer:
             global_location=first.place.location,
             features=features,
             timings_ms=timings,
+            fallen=tuple(
+                sorted(
+                    (c for c in candidates[top_k:] if c.global_rank <= top_k),
+                    key=lambda c: c.global_rank,
+                )
+            ),
         )
 
     def evidence(self, recognition: Recognition) -> Evidence:
@@ -261,16 +267,15 @@ class Recognizer:
 
         Args:
             recognition: what ``recognize`` returned.
-            i: position in ``recognition.candidates``.
+            i: position in ``recognition.either``, which begins with its ``candidates``.
 
         Raises:
             OptionError: there is no such candidate.
         """
-        if not 0 <= i < len(recognition.candidates):
-            raise OptionError(
-                f"There is no candidate {i}; there are {len(recognition.candidates)}."
-            )
-        row = recognition.candidates[i].row
+        shown = recognition.either
+        if not 0 <= i < len(shown):
+            raise OptionError(f"There is no candidate {i}; there are {len(shown)}.")
+        row = shown[i].row
         return _keypoint_matches(
             self._local(recognition.features),
             self.index.local([row], self.model)[0],

@@ -212,7 +212,7 @@ class Site:
         """
         if session.matches is None:
             raise OptionError("Pick a candidate first.")
-        candidate = session.recognition.candidates[session.picked]
+        candidate = session.recognition.either[session.picked]
         rows = viz.select_matches(
             session.matches,
             count=count,
@@ -260,7 +260,7 @@ class Site:
     def match_data(self, session: Session) -> dict[str, Any]:
         """The matches with the picked candidate as plain data; positions in pixels."""
         assert session.matches is not None
-        candidate = session.recognition.candidates[session.picked]
+        candidate = session.recognition.either[session.picked]
         width, height = self._recognizer(session.city).index.photo(candidate.row).size
         found = session.matches
         return {

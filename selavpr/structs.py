@@ -286,11 +286,13 @@ class Recognition:
 
     Attributes:
         photo_size: ``(width, height)`` of the photo in pixels, upright.
-        candidates: in order of ``rank``; ``by_global_rank`` gives the other order.
+        candidates: the first, in order of ``rank``.
         location: the answer after both stages.
         global_location: the answer of the first stage alone: its top candidate.
         features: of the photo, kept for drawing matches and heat-maps.
         timings_ms: stage name to milliseconds, in the order the stages ran.
+        fallen: those that the first stage put as far in front, and the second behind
+            ``candidates``, in order of ``global_rank``.
     """
 
     photo_size: tuple[int, int]
@@ -299,11 +301,18 @@ class Recognition:
     global_location: Location
     features: Features
     timings_ms: Mapping[str, float]
+    fallen: tuple[Candidate, ...] = ()
+
+    @property
+    def either(self) -> tuple[Candidate, ...]:
+        """What either stage put in front: ``candidates``, and then ``fallen``."""
+        return (*self.candidates, *self.fallen)
 
     @property
     def by_global_rank(self) -> tuple[Candidate, ...]:
-        """The candidates as the first stage ordered them."""
-        return tuple(sorted(self.candidates, key=lambda c: c.global_rank))
+        """As many as ``candidates``, as the first stage alone would give them."""
+        ordered = sorted(self.either, key=lambda c: c.global_rank)
+        return tuple(ordered[: len(self.candidates)])
 
 
 @dataclass(frozen=True)

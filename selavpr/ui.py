@@ -460,6 +460,9 @@ def _add_api(site: Site) -> None:
             rank: of the candidate, 1 for the best.
         """
         found = site.locate(_given(photo), city, int(top_k), rerank, rerank_depth)
+        count = len(found.recognition.candidates)
+        if not 1 <= rank <= count:
+            raise OptionError(f"rank must be 1 to {count}, not {rank:g}.")
         return site.match_data(site.pick(found, int(rank) - 1))
 
     # Not the page's own: the API's pages show labels, and cannot show them in two languages.

@@ -193,6 +193,28 @@ def test_columns_rank_the_same_candidates_twice(recognition: Recognition) -> Non
     assert pressed == ["0", "0"], "picked in both columns"
 
 
+def cut(recognition: Recognition, count: int) -> Recognition:
+    """The same answer with fewer candidates to show."""
+    behind = [c for c in recognition.candidates[count:] if c.global_rank <= count]
+    return dataclasses.replace(
+        recognition,
+        candidates=recognition.candidates[:count],
+        fallen=tuple(sorted(behind, key=lambda c: c.global_rank)),
+    )
+
+
+def test_the_first_column_is_the_first_stages_own(recognition: Recognition) -> None:
+    """Also where re-ranking put its leaders behind all that is shown."""
+    few = cut(recognition, 8)
+    assert few.fallen, "the example has some"
+    source = cards.columns(few, lambda row: f"thumb-{row}", 8, TOWN)
+    assert card_numbers(source, "rerank") == list(range(8))
+    ranks = [few.either[i].global_rank for i in card_numbers(source, "global")]
+    assert ranks == list(range(1, 9))
+    pressed = [a["data-candidate"] for t, a in Text(source).tags if a.get("aria-pressed") == "true"]
+    assert pressed == ["8"], "one that fell, in its only column"
+
+
 def test_arrows_tell_how_far_a_candidate_moved(recognition: Recognition) -> None:
     source = cards.columns(recognition, str, 0, TOWN)
     part = source.split('sv-column sv-rerank"')[1]

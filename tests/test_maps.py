@@ -64,6 +64,16 @@ def test_pins_carry_both_ranks_and_the_answer_its_place(recognition: Recognition
     assert data["truth"] is None
 
 
+def test_pins_and_lines_know_what_fell_behind_the_candidates(recognition: Recognition) -> None:
+    behind = tuple(c for c in recognition.candidates[8:] if c.global_rank <= 8)
+    assert behind, "the example has some"
+    few = dataclasses.replace(recognition, candidates=recognition.candidates[:8], fallen=behind)
+    data = data_of(maps.build_map(few))
+    assert {p["global"] for p in data["pins"]} >= set(range(1, 9))
+    assert [p["i"] for p in data["pins"]] == list(range(8 + len(behind)))
+    assert data["moves"] == data_of(maps.build_map(recognition))["moves"]
+
+
 def test_circles_are_drawn_when_calibrated_and_only_then(recognition: Recognition) -> None:
     data = data_of(maps.build_map(recognition))
     assert data["circles"] == [[60.0, "circle90"], [15.0, "circle50"]]

@@ -86,6 +86,7 @@ class Page(HTMLParser):
 @st.composite
 def recognitions(draw: st.DrawFn) -> Recognition:
     count = draw(st.integers(1, 12))
+    shown = draw(st.integers(1, count))
     rng = np.random.default_rng(draw(seeds))
     depth = draw(st.integers(0, count))
     expected = draw(st.booleans())
@@ -116,11 +117,16 @@ def recognitions(draw: st.DrawFn) -> Recognition:
     )
     return Recognition(
         (320, 240),
-        tuple(found),
+        tuple(found[:shown]),
         estimate,
         min(found, key=lambda c: c.global_rank).place.location,
         Features(torch.zeros(1, 4), torch.zeros(1, 2, 2, 4)),
         {"open": 1.0, "extract": float(rng.uniform(0, 5000))},
+        tuple(
+            sorted(
+                (c for c in found[shown:] if c.global_rank <= shown), key=lambda c: c.global_rank
+            )
+        ),
     )
 
 
@@ -135,7 +141,8 @@ def test_evidence_of_any_answer(
     found = confidence.gather(answer.candidates, place, agreeing, descriptors)
     assert found.agreeing == agreeing and 0 <= found.together <= 1 and found.share >= 0
     assert 0 <= found.lead <= 1 and found.margin >= 0
-    assert found.similarity == 1 and 0 <= found.similarity_lead <= 1
+    assert found.similarity == max(c.similarity for c in answer.candidates)
+    assert 0 <= found.similarity_lead <= 1
     vector = found.vector()
     assert vector.shape == (len(confidence.FEATURES),) and np.isfinite(vector).all()
     # Standing at the best candidate's place, at least that one is near.
@@ -178,14 +185,18 @@ def test_an_answer_is_json_and_its_map_says_the_same(answer: Recognition, name: 
 
 @FEW
 @given(recognitions())
-def test_the_global_order_is_another_order_of_the_same(answer: Recognition) -> None:
-    ordered = answer.by_global_rank
-    assert sorted(c.row for c in ordered) == sorted(c.row for c in answer.candidates)
-    assert [c.global_rank for c in ordered] == list(range(1, len(ordered) + 1))
+def test_both_orders_are_as_long_and_whole(answer: Recognition) -> None:
+    ordered, shown = answer.by_global_rank, len(answer.candidates)
+    assert [c.global_rank for c in ordered] == list(range(1, shown + 1))
+    assert [c.rank for c in answer.candidates] == list(range(1, shown + 1))
+    rows = [c.row for c in answer.either]
+    assert rows[:shown] == [c.row for c in answer.candidates]
+    assert len(set(rows)) == len(rows)
+    assert set(rows) == {c.row for c in (*ordered, *answer.candidates)}
     for candidate in ordered:
-        shown, number = candidate.matches_text, candidate.matches
-        assert (shown == "-") == (number is None)
-        assert number is None or abs(float(shown.replace(",", "")) - number) <= 0.05 + 1e-9
+        said, number = candidate.matches_text, candidate.matches
+        assert (said == "-") == (number is None)
+        assert number is None or abs(float(said.replace(",", "")) - number) <= 0.05 + 1e-9
 
 
 # Words
@@ -518,17 +529,17 @@ def test_no_name_becomes_html(
     answer: Recognition, city: str, where: Location | None, own: bool, picked: int
 ) -> None:
     truth = cards.Truth(where, own)
-    shown = Page(cards.verdict(answer, city, truth)).shown
-    assert f"{answer.location.location.latitude:.6f}" in shown
-    assert (answer.location.street or "") in shown or answer.location.verdict == "not here"
+    said = Page(cards.verdict(answer, city, truth)).shown
+    assert f"{answer.location.location.latitude:.6f}" in said
+    assert (answer.location.street or "") in said or answer.location.verdict == "not here"
     Page(cards.map_key(answer, truth))
     columns = Page(cards.columns(answer, "data:,{}".format, picked, MANIFEST))
     numbers = columns.of("button", "data-candidate")
     reranked = any(c.matches is not None for c in answer.candidates)
     assert len(numbers) == len(answer.candidates) * (2 if reranked else 1)
-    assert columns.of("button", "aria-pressed").count("true") == (1 + reranked) * (
-        picked < len(answer.candidates)
-    )
+    shown = [answer.by_global_rank, *([answer.candidates] if reranked else [])]
+    pressed = sum(answer.either[picked : picked + 1] == (c,) for column in shown for c in column)
+    assert columns.of("button", "aria-pressed").count("true") == pressed
     for candidate in answer.candidates[:1]:
         page = Page(cards.matches(candidate, MANIFEST, "data:,x", 1, 2, 1))
         assert (candidate.place.street or candidate.place.place_id) in page.shown
@@ -594,7 +605,7 @@ def test_no_name_becomes_part_of_the_map(
     place = answer.location.location
     assert data["answer"] == [place.latitude, place.longitude]
     assert data["covered"] == [[p.latitude, p.longitude] for p in covered]
-    names = [c.place.street or c.place.place_id for c in answer.candidates]
+    names = [c.place.street or c.place.place_id for c in answer.either]
     assert [pin["street"] for pin in data["pins"]] == names
     assert html.unescape(data["attribution"]) == attribution
     assert (data["truth"] is None) == (truth is None)

@@ -91,6 +91,29 @@ def test_more_matches_first_and_ties_by_the_global_rank(
     assert [c.rank for c in found.candidates] == [1, 2, 3, 4, 5, 6]
     assert [c.matches for c in found.candidates] == [9, 9, 7, 7, 7, 0]
     assert [c.global_rank for c in found.by_global_rank] == [1, 2, 3, 4, 5, 6]
+    assert found.fallen == () and found.either == found.candidates
+
+
+def test_what_the_first_stage_put_in_front_is_told_however_far_it_fell(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More are re-ranked than shown, so the first stage's first may be among none of these."""
+    counts = [0, 9, 7, 1, 8, 6]
+    monkeypatch.setattr(Recognizer, "_scores", lambda self, features, rows: counts[: len(rows)])
+    found = recognizer.recognize(drawn(1), top_k=3, rerank_depth=6)
+    assert [c.global_rank for c in found.candidates] == [2, 5, 3]
+    assert [(c.global_rank, c.rank) for c in found.fallen] == [(1, 6)]
+    alone = recognizer.recognize(drawn(1), top_k=3, rerank=False)
+    assert [c.row for c in found.by_global_rank] == [c.row for c in alone.candidates]
+    assert found.global_location == found.by_global_rank[0].place.location
+    # Its matches can be drawn like any other's.
+    fallen = recognizer.matches(found, 3)
+    whole = recognizer.recognize(drawn(1), top_k=6, rerank_depth=6)
+    same = recognizer.matches(whole, 5)
+    assert whole.candidates[5].row == found.either[3].row
+    assert torch.equal(fallen.similarity, same.similarity)
+    with pytest.raises(OptionError, match="no candidate 4; there are 4"):
+        recognizer.matches(found, 4)
 
 
 def test_counts_are_those_of_the_matches(recognizer: Recognizer) -> None:
@@ -195,7 +218,7 @@ def test_top_k_out_of_range(recognizer: Recognizer, top_k: int) -> None:
 
 @pytest.mark.parametrize("i", [-1, 3])
 def test_no_such_candidate(recognizer: Recognizer, i: int) -> None:
-    found = recognizer.recognize(drawn(1), top_k=3)
+    found = recognizer.recognize(drawn(1), top_k=3, rerank_depth=3)
     with pytest.raises(OptionError, match=f"no candidate {i}; there are 3"):
         recognizer.matches(found, i)
 
