@@ -22,7 +22,7 @@ from selavpr.benchmarkphotos import photo_files
 from selavpr.calibration import Sample, quality
 from selavpr.confidence import VERDICTS, Evidence, Verdict, verdict
 from selavpr.errors import LocationError, OptionError, SelaVPRError
-from selavpr.evaluation import FUSED, GLOBAL, NS, RERANKED, Evaluation, summarise
+from selavpr.evaluation import FUSED, GLOBAL, RERANKED, Evaluation, summarise
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex
 from selavpr.journal import Journal
@@ -213,7 +213,6 @@ def evaluate(
         len(index),
         {GLOBAL: [a.rows for a, _ in known], RERANKED: [_reranked(a) for a, _ in known]},
         {GLOBAL: first, RERANKED: best, FUSED: fused},
-        NS[:3],
     )
     total = [sum(a.milliseconds.values()) for a in answers]
     facts: dict[str, Any] = {

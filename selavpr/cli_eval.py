@@ -28,7 +28,7 @@ from selavpr.terminal import INTERRUPTED, Parsers, add_model, plain
 JOURNALS = Path("runs/eval")
 """Where journals and feature caches are kept unless said otherwise: in the working folder."""
 
-_OF_BENCHMARKS = ("protocol", "keys", "exhaustive", "no_rerank", "ranked")
+_OF_BENCHMARKS = ("protocol", "keys", "exhaustive", "no_rerank", "ranked", "matching")
 _OF_INDEXES = ("queries", "split", "outside")
 
 
@@ -78,6 +78,8 @@ def _on_benchmark(args: argparse.Namespace) -> Evaluation | None:
     """None after Ctrl-C."""
     if args.top_k is None:
         args.top_k = 100
+    if args.matching is None:
+        args.matching = "exact"
     protocol = protocols.choose(args.dataset, args.protocol)
     distance = None if args.distance == protocol.distance_m else args.distance
     task = protocols.prepare(args.dataset, protocol, distance_m=distance, keys=args.keys)
@@ -251,7 +253,8 @@ def add_eval(commands: Parsers) -> None:
     add("--keys", type=Path, metavar="FILE", help="take only the queries this text file names")
     add("--exhaustive", action="store_true", help="re-rank the whole database")
     add("--no-rerank", action="store_true", help="global search only")
-    add("--matching", choices=("exact", "fast"), default="exact", help="default exact")
+    add("--matching", choices=("exact", "fast"),
+        help="default exact; an index is asked as the app asks it")  # fmt: skip
     add("--batch-size", type=int, default=8, metavar="N", help="photos per pass (default 8)")
     add("--ranked", type=Path, metavar="FILE", help="write the ranked lists, a line per query")
     add("--index", type=Path, metavar="DIR", help="measure this index instead, with --queries")

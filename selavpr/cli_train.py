@@ -20,6 +20,12 @@ def train(args: argparse.Namespace) -> int:
     changes: dict[str, Any] = {}
     if args.data:
         changes["data"] = args.data
+    if args.validation:
+        changes |= {
+            "validation": args.validation,
+            "validation_queries": {},
+            "validation_database": {},
+        }
     if args.epochs is not None:
         changes["epochs"] = args.epochs
     recipe = read_recipe(args.recipe, **changes)
@@ -65,6 +71,9 @@ def add_train(commands: Parsers) -> None:
         help="what to do; see recipes/")  # fmt: skip
     add("--data", action="append", metavar="SOURCE", help="train on these photos instead of the "
         "recipe's; may be repeated")  # fmt: skip
+    add("--validation", metavar="SOURCE", help="choose the best epoch, and stop, by the recall on "
+        "these photos: a benchmark's folder, or a table whose column role says query or "
+        "reference")  # fmt: skip
     add("--epochs", type=int, metavar="N", help="instead of the recipe's")
     add("--quiet", action="store_true", help="show no progress")
     parser.set_defaults(run=train)

@@ -13,6 +13,7 @@ the row's maximum equals its column's maximum, so no second arg-max is needed.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -117,8 +118,8 @@ def count_mutual(query: Tensor, candidates: Tensor, mode: Mode = "exact") -> Ten
     for entered, sampled in reversed(rounds):
         # Counts on a sample are smaller; those that went on show by how much for this query.
         known = torch.isin(entered, rows)
-        scale = counts[rows].double().sum() / sampled[known].double().sum().clamp(min=1)
-        estimate = torch.minimum((sampled.double() * scale).round().long(), ceiling).clamp(min=0)
+        scale = int(counts[rows].sum()) / max(1, int(sampled[known].sum()))
+        estimate = torch.minimum((sampled.float() * scale).round().long(), ceiling).clamp(min=0)
         counts[entered[~known]] = estimate[~known]
         rows, ceiling = entered, counts[entered].min() - 1
     return counts
@@ -136,8 +137,8 @@ def _through(sampled: Tensor) -> Tensor:
     """
     # A stable sort settles ties by the order the candidates came in, which is the global order.
     ordered, rows = torch.sort(sampled, descending=True, stable=True)
-    lead = ordered[0].double()
-    close = int((ordered >= lead - DOUBT * lead.sqrt()).sum())
+    lead = int(ordered[0])
+    close = int((ordered >= lead - DOUBT * math.sqrt(lead)).sum())
     return rows[: max(close, FINALISTS)]
 
 
@@ -221,7 +222,7 @@ def _count(query: Tensor, candidates: Tensor) -> Tensor:
     """Exact counts, ``[K]``, for float inputs of any type."""
     query = query.float()
     step = 1
-    if query.is_cuda:
+    if query.device.type != "cpu":
         step = max(1, GPU_BYTES // (4 * len(query) * candidates.shape[1]))
     counts = []
     for block in torch.split(candidates, step):
@@ -252,7 +253,7 @@ def _extrema(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         ``best [B, N]`` int64, ``row_max [B, N]``, ``col_max [B, M]`` float32.
     """
-    return (_extrema_torch if query.is_cuda else _extrema_cpu)(query, block)
+    return (_extrema_cpu if query.device.type == "cpu" else _extrema_torch)(query, block)
 
 
 def _extrema_torch(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:

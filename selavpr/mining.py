@@ -60,7 +60,7 @@ class Town:
     heading: NDArray[np.float64]
     world: NDArray[np.int64]
     positive_m: float = 10.0
-    positive_degrees: float = 40.0
+    positive_degrees: float = 180.0
     negative_m: float = 25.0
     queries: Rows | None = None
     references: Rows | None = None
@@ -101,13 +101,21 @@ class Town:
         mask[row] = False
         return mask
 
+    def doubtful(self, row: int) -> Mask:
+        """``[n]``: photos that may look another way than this one, as a heading is unknown."""
+        mask: Mask = np.isnan(self.heading) | np.isnan(self.heading[row])
+        return mask
+
     def strangers(self, row: int) -> Mask:
         """``[n]``: references that surely show another place."""
         return ~self._near(row, self.negative_m) & self._is_reference
 
     def masks(self, rows: Rows, others: Rows) -> tuple[Mask, Mask]:
-        """``same`` and ``different``, each ``[B, C]``: how photos relate to others."""
-        same = np.stack([self.positives(int(i))[others] for i in rows])
+        """What is sure, ``[B, C]`` each: which others show a photo's place, and which another.
+
+        Without headings nothing is sure of photos taken side by side.
+        """
+        same = np.stack([(self.positives(int(i)) & ~self.doubtful(int(i)))[others] for i in rows])
         different = np.stack([self.strangers(int(i))[others] for i in rows])
         return same, different
 
@@ -193,9 +201,12 @@ def triplets(
 
 
 def triplet_batches(examples: Sequence[tuple[int, int, Rows]], size: int) -> list[Batch]:
-    """Join triplets, ``size`` at a time; each compares its anchor with its own others only."""
+    """Join triplets, ``size`` at a time; each compares its anchor with its own others only.
+
+    What is left at the end makes no batch, as its few triplets would weigh more than others do.
+    """
     batches = []
-    for start in range(0, len(examples), size):
+    for start in range(0, len(examples) - size + 1, size):
         rows: list[int] = []
         pairs: list[tuple[int, int, bool]] = []
         for anchor, positive, negatives in examples[start : start + size]:
@@ -222,7 +233,8 @@ def place_batches(
 
     A batch begins with a random anchor and takes the anchors that look most like it but are
     strangers (two thirds of the batch; the rest is random), each with further views of its place.
-    Every anchor opens or joins a batch about once a round.
+    Every anchor opens or joins a batch about once a round. Where a heading is unknown, the photo
+    that looks most like the anchor is taken for a view of its place, and no other.
 
     Args:
         town: the photos.
@@ -235,6 +247,8 @@ def place_batches(
     waiting = rng.permutation(town.anchors)
     known = np.zeros(len(town), bool)
     known[np.arange(len(town)) if described is None else described] = True
+    if descriptors is not None:
+        waiting = waiting[known[waiting] | ~np.isnan(town.heading[waiting])]
     batches = []
     while len(waiting) >= places:
         first = waiting[-1]
@@ -246,14 +260,33 @@ def place_batches(
             _choose(chosen, alike, places - places // 3, free, town)
         _choose(chosen, rng.permutation(waiting), places, free, town)
         rows: list[int] = []
+        guessed: list[tuple[int, int]] = []
         for row in chosen:
-            others = rng.permutation(np.nonzero(town.positives(row))[0])
+            doubtful = town.positives(row) & town.doubtful(row)
+            sure = np.nonzero(town.positives(row) & ~doubtful)[0]
+            guess = _most_alike(row, np.nonzero(doubtful)[0], rng, descriptors, known)
+            others = rng.permutation(np.concatenate([sure, guess]))
             fresh = [int(o) for o in others if int(o) not in rows and int(o) not in chosen]
             rows += [row, *fresh[: views - 1]]
+            guessed += [(row, int(other)) for other in guess if int(other) in rows]
         waiting = waiting[~np.isin(waiting, rows)]
         batch = np.array(rows, dtype=np.int64)
-        batches.append(Batch(batch, *town.masks(batch, batch)))
+        same, different = town.masks(batch, batch)
+        for row, other in guessed:
+            i, j = rows.index(row), rows.index(other)
+            same[i, j] = same[j, i] = True
+        batches.append(Batch(batch, same, different))
     return batches
+
+
+def _most_alike(
+    row: int, others: Rows, rng: np.random.Generator, descriptors: Floats | None, known: Mask
+) -> Rows:
+    """``[0 or 1]``: the one of ``others`` nearest in feature space; any without descriptors."""
+    if descriptors is None:
+        return rng.permutation(others)[:1] if len(others) else others
+    others = others[known[others] & known[row]]
+    return others[np.argsort(-(descriptors[others] @ descriptors[row]), kind="stable")[:1]]
 
 
 def _choose(chosen: list[int], candidates: Rows, count: int, free: Mask, town: Town) -> None:

@@ -59,7 +59,7 @@ class Recipe:
 
     batches: Batches = "triplets"
     positive_m: float = 10.0
-    positive_degrees: float = 40.0
+    positive_degrees: float = 180.0  # headings may differ by this much; 180: by any
     negative_m: float = 25.0
     mining: Mining = "partial"
     mined: int = 1000  # queries, and as many references, described for each round
@@ -69,7 +69,7 @@ class Recipe:
     views: int = 4  # of each place
     memory: int = 0  # photos of past batches that join the global loss (see memory)
 
-    epochs: int = 20  # rounds of mining
+    epochs: int = 250  # rounds of mining; the reference has five of them to an epoch
     steps: int = 0  # per epoch at most; 0 for all that was mined
     optimizer: Optimizer = "adam"
     learning_rate: float = 1e-5
@@ -79,7 +79,7 @@ class Recipe:
     clip: float = 0.0  # largest norm of the gradient; 0 for any
     accumulate: int = 1  # batches per step
     augment: float = 0.0  # strength of the augmentation
-    patience: int = 3  # epochs without a better re-ranked R@5
+    patience: int = 15  # epochs without a better re-ranked R@5
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = 0  # processes that read photos
     checkpoint_steps: int = 50

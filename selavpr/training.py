@@ -44,7 +44,7 @@ from selavpr.model import Adapter, SelaVPR
 from selavpr.recipes import Recipe, from_dict
 from selavpr.structs import Features
 from selavpr.training_data import TrainingPhotos, View, Views, collate, read_training
-from selavpr.validation import ValidationSet, read_validation, validate
+from selavpr.validation import RERANKED, ValidationSet, read_validation, validate
 
 RECIPE, LOG, CURVES, CHECKPOINT, MODEL = (
     "recipe.json", "log.jsonl", "curves.png", "checkpoint.safetensors", "model",
@@ -302,7 +302,8 @@ class _Run:
         known = np.zeros(0, np.int64)
         if recipe.mining != "random":
             near = []
-            if recipe.batches == "triplets":  # whose positives are chosen by looks, too
+            # Whose positives are chosen by looks.
+            if recipe.batches == "triplets" or np.isnan(town.heading).any():
                 near = [np.nonzero(town.positives(int(i)))[0] for i in anchors]
             known = np.unique(np.concatenate([anchors, pool, *near]))
             described = self._describe(known)
@@ -447,7 +448,16 @@ class _Run:
             "hours": round(self.state.seconds / 3600, 2),
         }
         recalls = [h for h in self.history if "re-ranked R@5" in h]
-        card["recall"] = {"validation": recalls[-1]} if recalls else None
+        card["recall"] = None
+        if recalls and self.validation is not None:
+            about = {
+                "input_size": self.recipe.input_size,
+                "scoring": self.recipe.scoring,
+                "queries": len(self.validation.queries),
+                "references": len(self.validation.database),
+                "re-ranked": RERANKED,
+            }
+            card["recall"] = {"validation": {**about, **recalls[-1]}}
         source = dataclasses.replace(self.model.to_weights(), card=card)
         bundled = source.backbone_repo is None
         weights.save(source, self.folder / MODEL, with_backbone=bundled, dtype=torch.float16)

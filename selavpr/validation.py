@@ -46,7 +46,8 @@ def read_validation(recipe: Recipe) -> ValidationSet:
         LocationError: the position of a photo is unknown.
     """
     source = Path(recipe.validation)
-    if source.exists() and find_layout(source) == "table":
+    parted = recipe.validation_queries or recipe.validation_database
+    if parted and source.exists() and find_layout(source) == "table":
         asked, known = (
             [
                 BenchmarkPhoto(row.path, "any", location=row.location)
@@ -60,7 +61,8 @@ def read_validation(recipe: Recipe) -> ValidationSet:
     if not asked or not known:
         raise OptionError(
             f"{source} gives {len(asked)} validation queries and {len(known)} database photos; "
-            "both are needed."
+            "both are needed. In a table the column role says which is which (query, reference), or "
+            "the recipe does with validation_queries and validation_database."
         )
     if shared := {photo.path for photo in asked} & {photo.path for photo in known}:
         raise OptionError(

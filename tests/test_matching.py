@@ -562,3 +562,10 @@ def test_expected_matches_of_degenerate_input() -> None:
     assert half.dtype == torch.float32 and torch.isfinite(half).all()
     with pytest.raises(OptionError, match="with the same D"):
         expect_mutual(unit(3, 4), unit(2, 3, 5))
+
+
+def test_devices_but_the_cpu_are_left_to_torch() -> None:
+    """NumPy sees no other memory: neither a GPU's of NVIDIA nor one of Apple."""
+    query, block = torch.empty(5, 4, device="meta"), torch.empty(2, 7, 4, device="meta")
+    best, row_max, col_max = matching._extrema(query, block)
+    assert best.shape == row_max.shape == (2, 5) and col_max.shape == (2, 7)

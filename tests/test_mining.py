@@ -18,7 +18,7 @@ def street(**changes: object) -> Town:
         np.stack([x, 0 * x], 1),
         np.array([350.0, 170.0, 10.0, 20.0, NAN, 0.0]),
         np.zeros(6, np.int64),
-        **changes,  # type: ignore[arg-type]
+        **{"positive_degrees": 40.0, **changes},  # type: ignore[arg-type]
     )
 
 
@@ -56,7 +56,7 @@ def test_roles() -> None:
 def test_masks_agree_with_the_rows() -> None:
     town = street()
     same, different = town.masks(np.array([4, 3, 0]), np.array([4, 3, 0]))
-    assert same.tolist() == [[False, True, False], [True, False, False], [False] * 3]
+    assert not same.any()  # 60 and 64 m are near, but which way 64 m looks nobody noted
     assert different.tolist() == [[False, False, True], [False, False, True], [True, True, False]]
 
 
@@ -83,13 +83,14 @@ def test_triplets_take_the_nearest_positive_and_the_hardest_negatives() -> None:
 
 
 def test_triplet_batches_compare_within_triplets_only() -> None:
-    batch, last = triplet_batches(
+    batches = triplet_batches(
         [(9, 8, np.array([7, 6])), (5, 4, np.array([3, 2])), (1, 0, np.array([3, 2]))], 2
     )
+    batch = batches[0]
     assert batch.rows.tolist() == [9, 8, 7, 6, 5, 4, 3, 2]
     assert np.argwhere(batch.same).tolist() == [[0, 1], [4, 5]]
     assert np.argwhere(batch.different).tolist() == [[0, 2], [0, 3], [4, 6], [4, 7]]
-    assert last.rows.tolist() == [1, 0, 3, 2]
+    assert len(batches) == 1  # one triplet alone would weigh as much as two
 
 
 def grid_town(places: int = 12, views: int = 5) -> Town:
@@ -142,3 +143,44 @@ def test_place_batches_put_the_alike_together() -> None:
 def test_refuses(make: object) -> None:
     with pytest.raises(OptionError):
         make()  # type: ignore[operator]
+
+
+def doubtful_town() -> Town:
+    """Ten places of four views, 100 m apart, whose headings nobody noted but the last place's."""
+    x = np.repeat(np.arange(10) * 100.0, 4)
+    heading = np.where(x == 900, 0.0, NAN)
+    return Town(np.stack([x, 0 * x], 1), heading, np.zeros(40, np.int64))
+
+
+def test_without_headings_nothing_is_sure_of_neighbours() -> None:
+    same, different = doubtful_town().masks(np.array([0, 36]), np.arange(40))
+    assert rows(same[0]) == [] and rows(same[1]) == [37, 38, 39]
+    assert rows(different[0]) == list(range(4, 40))
+
+
+def test_without_headings_the_photo_most_alike_is_the_other_view() -> None:
+    """Of four photos of a corner two look each way: rows 4k and 4k+2, 4k+1 and 4k+3."""
+    look = np.zeros((40, 20))
+    look[np.arange(40), np.arange(40) // 4 * 2 + np.arange(40) % 2] = 1
+    paired = 0
+    for seed in range(5):
+        for batch in place_batches(doubtful_town(), 3, 4, np.random.default_rng(seed), look):
+            for i, j in zip(*np.nonzero(batch.same), strict=True):
+                a, b = batch.rows[[i, j]]
+                assert batch.same[j, i] and not batch.different[i, j]
+                assert a // 4 == 9 == b // 4 or abs(a - b) == 2, (a, b)
+                paired += a // 4 != 9
+    assert paired > 20
+
+
+def test_without_headings_a_photo_not_described_has_no_other_view() -> None:
+    town, look = doubtful_town(), np.ones((40, 1))
+    known = np.arange(8, 40)
+    for batch in place_batches(town, 3, 4, np.random.default_rng(0), look, known):
+        assert batch.rows.min() >= 8
+
+
+def test_without_headings_and_descriptors_chance_picks_the_other_view() -> None:
+    for batch in place_batches(doubtful_town(), 3, 4, np.random.default_rng(0)):
+        first = [i for i in range(len(batch.rows)) if batch.rows[i] < 36]
+        assert batch.same[np.ix_(first, first)].sum() == len(first)  # in pairs

@@ -422,6 +422,9 @@ def test_validation_photos(town: Path, tmp_path: Path) -> None:
     assert [p.name for p in found.database] == [f"p{i}v0.png" for i in range(PLACES)]
     assert found.truths == tuple(frozenset([i]) for i in range(PLACES) for _ in range(VIEWS - 1))
     with pytest.raises(OptionError, match="query and database at once"):
+        both = {"validation_queries": {"part": "query"}, "validation_database": {"part": "query"}}
+        read_validation(from_dict({"validation": str(town), **both}))
+    with pytest.raises(OptionError, match="0 validation queries .* column role says which"):
         read_validation(from_dict({"validation": str(town)}))
     for role, easts in (("queries", (0, 100)), ("database", (20, 500))):
         (tmp_path / "val" / role).mkdir(parents=True)
