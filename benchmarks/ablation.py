@@ -1,8 +1,8 @@
 """What each part of the training recipe is worth: one run a variant, all measured alike.
 
     python -m tools.start_weights BACKBONE PHOTOS --out START      # where every variant sets out
-    python -m benchmarks.ablation START --updates 120 [--photos FOLDER] [--variants ...]
-        [--recipe recipes/city.toml] [--work runs/ablation] [--json OUT]
+    python -m benchmarks.ablation START --updates 120 [--photos FOLDER [--queries N]]
+        [--variants ...] [--recipe recipes/city.toml] [--work runs/ablation] [--json OUT]
 
 Every variant is trained by the recipe with the changes named below, for the same number of updates,
 and asked the recipe's validation queries, and the photo sets of ``benchmarks.baselines`` where
@@ -102,9 +102,9 @@ def resized(model: SelaVPR, size: int) -> SelaVPR:
 
 
 def measure(
-    model: SelaVPR, recipe: Recipe, photos: Path | None, work: Path
+    model: SelaVPR, recipe: Recipe, photos: Path | None, queries: int, work: Path
 ) -> dict[str, list[str]]:
-    """R@1 in percent before and after re-ranking, by set."""
+    """R@1 in percent before and after re-ranking, by set; of ``queries`` of each set, 0 for all."""
     found = validate(model, read_validation(recipe))
     cells = {"validation": [f"{100 * found[f'{x} R@1']:.1f}" for x in ("global", "re-ranked")]}
     if photos is None:
@@ -112,7 +112,7 @@ def measure(
     for name in baselines.SETS:
         if name == "city":
             continue
-        task = baselines.trial(name, photos, None, 0)
+        task = baselines.trial(name, photos, None, queries)
         lists, _ = baselines.global_lists(model, task, CANDIDATES, work)
         about = {"model": model.fingerprint(), "precision": str(model.precision)}
         ordered, _ = baselines.rerank("ours", Ours(model), task, lists, work, about)
@@ -133,6 +133,13 @@ def main() -> None:
     add("--updates", type=int, default=120, help="of every variant (default 120)")
     add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     add("--photos", type=Path, help="folder of photo sets, see benchmarks.baselines")
+    add(
+        "--queries",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of each photo set, by lot (default all)",
+    )
     add("--input-size", type=int, help="measure at this size (default: the recipe's)")
     add("--work", type=Path, default=Path("runs/ablation"))
     add("--json", type=Path)
@@ -145,12 +152,12 @@ def main() -> None:
     for name in args.variants:
         recipe = recipe_of(name, base, args.start, args.updates)
         run = args.work / f"{name.replace(' ', '-')}-{args.updates}"
-        kept = args.work / f"{run.name}-{args.input_size or recipe.input_size}.json"
+        kept = args.work / f"{run.name}-{args.input_size or recipe.input_size}-{args.queries}.json"
         if not kept.is_file():
             model = trained(name, recipe, run)
             if args.input_size:
                 model = resized(model, args.input_size)
-            write_json(kept, measure(model, recipe, args.photos, args.work / "pairs"))
+            write_json(kept, measure(model, recipe, args.photos, args.queries, args.work / "pairs"))
         report[name] = json.loads(kept.read_text(encoding="utf-8"))
         columns = list(report[name])
         rows = [[n, *(f"{a} / {b}" for a, b in r.values())] for n, r in report.items()]
