@@ -61,8 +61,8 @@ def read_validation(recipe: Recipe) -> ValidationSet:
     if not asked or not known:
         raise OptionError(
             f"{source} gives {len(asked)} validation queries and {len(known)} database photos; "
-            "both are needed. In a table the column role says which is which (query, reference), or "
-            "the recipe does with validation_queries and validation_database."
+            "both are needed. In a table the column role says which is which (query, reference), "
+            "or the recipe does with validation_queries and validation_database."
         )
     if shared := {photo.path for photo in asked} & {photo.path for photo in known}:
         raise OptionError(

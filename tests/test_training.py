@@ -424,7 +424,7 @@ def test_validation_photos(town: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="query and database at once"):
         both = {"validation_queries": {"part": "query"}, "validation_database": {"part": "query"}}
         read_validation(from_dict({"validation": str(town), **both}))
-    with pytest.raises(OptionError, match="0 validation queries .* column role says which"):
+    with pytest.raises(OptionError, match="column role says which"):
         read_validation(from_dict({"validation": str(town)}))
     for role, easts in (("queries", (0, 100)), ("database", (20, 500))):
         (tmp_path / "val" / role).mkdir(parents=True)
