@@ -1,10 +1,12 @@
 """Our two stages beside what people would take instead, in one run.
 
     python -m benchmarks.baselines --photos FOLDER [--city TABLE] [--sets bgu-day bgu-night ...]
-        [--candidates 20] [--queries N] [--matchers ours raw sift xfeat] [--json OUT] [--plot SVG]
+        [--candidates 20] [--queries N] [--matchers ours raw raw-7 raw-9 sift xfeat] [--json OUT]
+        [--plot SVG]
 
 First stages: our global descriptor and those of ``benchmarks.describers``. Second stages, all on
-the same candidates: our mutual matches, those of the raw backbone's tokens, SIFT and XFeat, each of
+the same candidates: our mutual matches, those of the raw backbone's tokens (all our blocks; or as
+raw-7 its first seven at 448 pixels, as raw-9 its first nine at 224 x 224), SIFT and XFeat, each of
 these two with RANSAC.
 
 FOLDER holds photo sets, each a folder with ``images.csv`` (path, place_id, role, condition, lat,
@@ -24,7 +26,7 @@ city            the queries of a city's table (``tools/city``) against its refer
 A reference is right within 10 m, or 25 m, or when it shows the same place where no position is
 known. Phones' positions are 5 to 15 m off; the last column leaves out references between 25 and
 50 m, of which nobody can say whether they are right. Queries that nothing could answer are left
-out; the number that is left is printed. Ties go by the global order.
+out; how many are left stands in the head of each column. Ties go by the global order.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ from selavpr.tables import read_table
 from selavpr.weights import DEFAULT_MODEL, digest
 
 SETS = ("bgu-day", "bgu-night", "penn", "seasons", "city")
-MATCHERS = ("ours", "raw", "sift", "xfeat")
+MATCHERS = ("ours", "raw", "raw-7", "raw-9", "sift", "xfeat")
 
 
 @dataclass(frozen=True)
@@ -228,17 +230,43 @@ def size(kept: Any) -> int:
     return sum(int(x.nbytes) for x in (kept if isinstance(kept, tuple) else (kept,)))
 
 
-def recalls(task: Trial, lists: list[list[int]] | None, first: int = 1) -> list[str]:
-    """Recall within 10 m, within 25 m, and within 25 m with the doubtful left out; or chance.
+@dataclass(frozen=True)
+class Rule:
+    """What counts as right.
 
-    Of the same place alone where no positions are known. ``first``: of each list.
+    Attributes:
+        name: in a table's head.
+        offered: ``[queries, references]`` bool, references that may answer.
+        right: and those that are right.
+        asked: rows of the queries that something answers.
     """
-    cells = []
-    rules = ((10.0, 10.0), (25.0, 25.0), (25.0, 50.0)) if task.known else ((0.0, 0.0),)
-    for metres, doubtful in rules:
+
+    name: str
+    offered: NDArray[np.bool_]
+    right: NDArray[np.bool_]
+    asked: NDArray[np.int64]
+
+
+def rules(task: Trial) -> list[Rule]:
+    """Within 10 m, within 25 m, and within 25 m with the doubtful left out; or the same place."""
+    kinds = (
+        (("R@1 10 m", 10.0, 10.0), ("R@1 25 m", 25.0, 25.0), ("R@1 25 m, 25-50 m out", 25.0, 50.0))
+        if task.known
+        else (("R@1 same place", 0.0, 0.0),)
+    )
+    found = []
+    for name, metres, doubtful in kinds:
         offered = task.allowed & ~((task.distances_m > metres) & (task.distances_m <= doubtful))
         right = offered & (task.distances_m <= metres)
-        asked = np.flatnonzero(right.any(axis=1))
+        found.append(Rule(name, offered, right, np.flatnonzero(right.any(axis=1))))
+    return found
+
+
+def recalls(task: Trial, lists: list[list[int]] | None, first: int = 1) -> list[str]:
+    """Recall by each of the rules among the ``first`` of each list; the chance level without."""
+    cells = []
+    for rule in rules(task):
+        offered, right, asked = rule.offered, rule.right, rule.asked
         if not len(asked):
             cells.append("-")
         elif lists is None:
@@ -278,7 +306,7 @@ def run(task: Trial, args: argparse.Namespace, model: SelaVPR) -> dict[str, Any]
     for name, matcher in matchers.items():
         ordered, spent = rerank(name, matcher, task, lists, args.work, about)
         add(f"re-ranked: {name}", recalls(task, ordered), *spent.values())
-    header = ["R@1 10 m", "R@1 25 m", "R@1 25 m, 25-50 m out"] if task.known else ["R@1 same place"]
+    header = [f"{rule.name} (of {len(rule.asked)})" for rule in rules(task)]
     report["header"] = header
     depth = args.candidates or "all"
     print(f"\n## {task.name}: {len(queries)} queries, {len(database)} references, "

@@ -6,6 +6,7 @@ downloads nothing. SIFT and RANSAC are OpenCV's. See requirements.txt beside thi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from PIL import Image
 from selavpr import SelaVPR, count_mutual
 from selavpr.images import load_image
 from selavpr.matching import expect_mutual
-from selavpr.structs import Features
+from selavpr.structs import Features, Resize
 
 KEYPOINTS = 2048
 """Most keypoints that SIFT and XFeat may keep."""
@@ -85,6 +86,19 @@ class Raw:
     def score(self, query: torch.Tensor, candidate: torch.Tensor) -> float:
         """The number of mutual nearest neighbours."""
         return float(count_mutual(query, candidate[None])[0])
+
+
+def shallower(model: SelaVPR, depth: int, size: int, resize: Resize) -> SelaVPR:
+    """The first blocks of a model at another input size: places are told by middle blocks, too."""
+    source = model.to_weights()
+    config = dataclasses.replace(source.config, depth=depth, input_size=size, resize=resize)
+    wanted = {name for name, x in SelaVPR(config).named_parameters() if x.requires_grad}
+    trained = {name: x for name, x in source.trained.items() if name in wanted}
+    return SelaVPR.from_weights(
+        dataclasses.replace(source, config=config, trained=trained),
+        device=model.device,
+        precision="float32" if model.precision == torch.float32 else "auto",
+    )
 
 
 class Sift:
@@ -185,6 +199,8 @@ def build(
     makers: dict[str, Callable[[], Matcher]] = {
         "ours": lambda: Ours(model),
         "raw": lambda: Raw(model, database),
+        "raw-7": lambda: Raw(shallower(model, 7, 448, "keep-aspect"), database),
+        "raw-9": lambda: Raw(shallower(model, 9, 224, "squash"), database),
         "sift": lambda: Sift(side),
         "xfeat": lambda: XFeat(side, xfeat_weights),
     }

