@@ -34,13 +34,8 @@ def seconds(model: SelaVPR, photo: Image.Image, local: bool, repeats: int) -> fl
     return statistics.median(times[1:])
 
 
-def main() -> None:
-    """Measure, print a table, and write JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+def measure(device: str, repeats: int) -> dict[str, Any]:
+    """Time every model in every precision; prints the table."""
     pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     photo = Image.fromarray(pixels)
     report: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "rows": []}
@@ -48,8 +43,8 @@ def main() -> None:
     for preset in ("vit-s", "vit-l"):
         model = SelaVPR(ModelConfig.preset(preset)).eval()
         for precision in ("float32", "bfloat16"):
-            model.place(args.device, precision)  # type: ignore[arg-type]
-            plain, full = (1e3 * seconds(model, photo, x, args.repeats) for x in (False, True))
+            model.place(device, precision)  # type: ignore[arg-type]
+            plain, full = (1e3 * seconds(model, photo, x, repeats) for x in (False, True))
             print(f"{preset:<8} {precision:<9} {plain:10.1f} {full:14.1f}")
             report["rows"].append(
                 {
@@ -60,6 +55,17 @@ def main() -> None:
                     "local_ms": full,
                 }
             )
+    return report
+
+
+def main() -> None:
+    """Measure, print a table, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    report = measure(args.device, args.repeats)
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

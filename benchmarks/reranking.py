@@ -1,12 +1,12 @@
 """Re-rank 100 candidates: ours, exact and fast, against the reference's formula, in one run.
 
-    python -m benchmarks.reranking [--photos FOLDER] [--queries 40] [--json OUT]
+    python -m benchmarks.reranking [--photos FOLDER] [--queries 40] [--extraction] [--json OUT]
 
 Time and memory are measured on random 61 x 61 x 128 descriptors, each method in a process of its
 own. That is the worst case of fast mode, whose time depends on how close the race is, so it is
 measured on features of real pictures too, squashed to 224 x 224 for the same grid, and with it
 whether the order is kept: photos of FOLDER (default: the bundled city's references) are queries
-against 100 others.
+against 100 others. ``--extraction`` adds what ``benchmarks.extraction`` measures.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import extraction
 from selavpr import SelaVPR, count_mutual
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,12 +145,15 @@ def compare(device: str, repeats: int) -> dict[str, Any]:
     rows = {m: in_own_process(m, device, repeats) for m in METHODS}
     base_seconds, _, base_peak, base_scores = rows["reference"]
     methods: dict[str, Any] = {}
-    print(f"{'method':<10} {'best s':>8} {'median s':>9} {'faster':>7} {'peak MB':>8}  scores")
+    print(f"{'method':<10} {'best s':>8} {'median s':>9} {'faster':>7} {'peak MB':>8} "
+          f"{'less':>7}  scores")  # fmt: skip
     for method, (best, median, peak, scores) in rows.items():
         differ = sum(a != b for a, b in zip(scores, base_scores, strict=True))
         said = "same" if not differ else f"{differ} of {len(scores)} differ"
         times = base_seconds / best
-        print(f"{method:<10} {best:8.3f} {median:9.3f} {times:6.1f}x {peak / 1e6:8.0f}  {said}")
+        less = base_peak / max(peak, 1)
+        print(f"{method:<10} {best:8.3f} {median:9.3f} {times:6.1f}x {peak / 1e6:8.0f} "
+              f"{less:6.0f}x  {said}")  # fmt: skip
         methods[method] = {
             "best_s": best,
             "median_s": median,
@@ -168,6 +172,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--extraction", action="store_true", help="extraction first")
     parser.add_argument("--only", choices=("time", "order"), help="leave the other half out")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -175,6 +180,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
+    if args.extraction:
+        report["extraction"] = extraction.measure(args.device, args.repeats)["rows"]
     if args.only != "order":
         report["methods"] = compare(args.device, args.repeats)
     if args.only != "time":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from selavpr import cli
-from tools import check_readme
+from tools import check_readme, rebuild_city
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,6 +51,16 @@ def test_commands_on_the_bundled_city(
 def test_there_are_such_commands() -> None:
     assert {tuple(words[:2]) for words in BUNDLED} >= {("index", "info"), ("index", "verify")}
     assert any(words[0] == "locate" for words in BUNDLED)
+
+
+def test_the_steps_that_remake_the_city_can_be_run() -> None:
+    """As far as that can be told without rendering it: options exist, and so do the modules."""
+    steps = rebuild_city.steps("python3.11")
+    assert steps[0][0] == "python3.11"
+    for command in steps:
+        assert check_readme._wrong(["python", *command[1:]]) == []
+    manifest = json.loads((ROOT / rebuild_city.INDEX / "manifest.json").read_text())
+    assert {manifest["name"], manifest["title"], manifest["attribution"]} < set(steps[2])
 
 
 @pytest.mark.parametrize(

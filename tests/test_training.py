@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -317,6 +319,30 @@ def test_a_step_is_a_step_however_many_processes(
     assert len(run._mine()) == 2
 
 
+def test_two_processes_learn_what_one_learns_from_twice_the_batches(
+    start: Path, town: Path, tmp_path: Path
+) -> None:
+    """Launched as for two GPUs, on the CPU; rank 1's half of the batches counts, too."""
+    recipe = recipe_of(start, town, epochs=1, mining="random", steps=2, accumulate=2)
+    train(recipe, tmp_path / "one")
+    written = tmp_path / "two.toml"
+    written.write_text(
+        f'model = "{start}"\ndata = "{town}"\ninput_size = 28\nepochs = 1\nmining = "random"\n'
+        "steps = 2\ntriplets = 2\nlearning_rate = 1e-3\n"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+              "--main_process_port", "0"]  # fmt: skip
+    run = ["-m", "selavpr", "train", str(tmp_path / "two"), "--config", str(written), "--quiet"]
+    done = subprocess.run([*launch, *run], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = trained(tmp_path / "one"), trained(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-5), name
+    assert losses_of(tmp_path / "two")  # of the first process
+
+
 def test_past_batches_join_the_global_loss(start: Path, town: Path, tmp_path: Path) -> None:
     """The first batch has no past; the second is compared with the first."""
     changes = {**PLACES_RECIPE, "global_loss": "triplet", "steps": 2, "epochs": 1}
@@ -395,6 +421,8 @@ def test_command_line(
     assert cli.main([*run[:-1], "2"]) == 2
     assert "another recipe" in capsys.readouterr().err
     run[1] = str(tmp_path / "other")
+    assert cli.main([*run, "--quiet", "--validation", str(town)]) == 2
+    assert "column role says which" in capsys.readouterr().err
     assert cli.main([*run, "--data", str(tmp_path / "absent")]) == 2
     assert "no training photos at" in capsys.readouterr().err
 

@@ -34,6 +34,7 @@ PAINTS = (
     (0.05, 0.10, 0.09),
 )
 _LAMP_REACH = 70.0
+_STAND_TOLERANCE = 0.1  # metres
 _SKIES = 3
 
 
@@ -359,7 +360,6 @@ class Stage:
             if obj.hide_render != off:
                 obj.hide_render = off
         self.camera.location = (shot.x, shot.y, shot.height)
-        self.camera.rotation_mode = "YXZ"
         pitch, yaw = math.radians(90 + shot.pitch), -math.radians(shot.heading)
         self.camera.rotation_mode = "XYZ"
         self.camera.rotation_euler = (pitch, math.radians(shot.roll), yaw)
@@ -371,3 +371,7 @@ class Stage:
         self.scene.cycles.seed = shot.seed % 100000
         r.filepath = str(path)
         bpy.ops.render.render(write_still=True)
+        # Blender's word for where it stood, not the plan's: the table gives the plan's to everyone.
+        stood = self.camera.matrix_world.translation
+        if math.dist(stood, (shot.x, shot.y, shot.height)) > _STAND_TOLERANCE:
+            raise RuntimeError(f"{path.name} was rendered from {tuple(stood)}, not as planned")
