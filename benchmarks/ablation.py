@@ -82,7 +82,7 @@ def recipe_of(name: str, base: Recipe, start: Path, updates: int) -> Recipe:
 def trained(name: str, recipe: Recipe, run: Path) -> SelaVPR:
     """The model a variant ends with; not the best epoch's, so that all had as many updates."""
     if name == UNTRAINED:
-        return training.prepare(recipe).eval()
+        return training.prepare(recipe, "auto").eval()
     bar = tqdm(desc=name, total=recipe.epochs * recipe.steps, unit="update")
 
     def show(entry: Mapping[str, Any]) -> None:

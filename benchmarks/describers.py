@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selavpr import SelaVPR
+from selavpr.images import load_image, preprocess
 
 CENTRES = 32
 SAMPLE = 200_000
@@ -49,7 +50,9 @@ def describe(
     hook = model.backbone.norm.register_forward_hook(lambda *call: seen.append(call[2][:, 0]))
     try:
         for path in dict.fromkeys([*database, *photos]):
-            features = model.extract([path], adapted=False)
+            # Not by extract(): on a GPU that replays a recording, and calls no hook.
+            pixels = preprocess(load_image(path), model.config)[None].to(model.device)
+            features = model(pixels, adapted=False)
             first[path] = seen.pop()[0].float().cpu()
             gem[path] = features.descriptor[0].float().cpu()
             # Half: a city's worth of tokens is kept until the centres are known.

@@ -19,26 +19,34 @@ import numpy as np
 import torch
 from PIL import Image
 
-from selavpr import ModelConfig, SelaVPR
+from selavpr import ModelConfig, SelaVPR, replay
 
 
 def seconds(model: SelaVPR, photo: Image.Image, local: bool, repeats: int) -> float:
-    """Median seconds of one photo, after one to warm up."""
+    """Median seconds of one photo, after one to warm up; on a GPU after as many as it records."""
     times = []
-    for _ in range(repeats + 1):
+    warm = replay.SEEN + 2 if model.device.type == "cuda" else 1
+    for _ in range(repeats + warm):
         start = time.perf_counter()
         model.extract([photo], local=local)
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median(times[warm:])
+
+
+def machine(device: str) -> str:
+    """What it runs on."""
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def measure(device: str, repeats: int) -> dict[str, Any]:
     """Time every model in every precision; prints the table."""
     pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     photo = Image.fromarray(pixels)
-    report: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "rows": []}
+    report: dict[str, Any] = {"machine": machine(device), "rows": []}
     print(f"{'model':<8} {'precision':<9} {'global ms':>10} {'with local ms':>14}")
     for preset in ("vit-s", "vit-l"):
         model = SelaVPR(ModelConfig.preset(preset)).eval()

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -44,7 +43,8 @@ def reference_formula(query: Tensor, candidates: Tensor) -> Tensor:
     return (back == torch.arange(len(query), device=query.device)).sum(dim=1)
 
 
-METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+Method = Callable[[Tensor, Tensor], Tensor]
+METHODS: dict[str, Method] = {
     "reference": reference_formula,
     "exact": lambda q, c: count_mutual(q, c, mode="exact"),
     "fast": lambda q, c: count_mutual(q, c, mode="fast"),
@@ -59,6 +59,15 @@ def random_features(device: str) -> tuple[Tensor, Tensor]:
     return both[0], both[1:].contiguous()
 
 
+def timed(method: Method, query: Tensor, candidates: Tensor) -> tuple[Tensor, float]:
+    """Scores, and seconds until they are there."""
+    start = time.perf_counter()
+    scores = method(query, candidates)
+    if scores.device.type == "cuda":
+        torch.cuda.synchronize()
+    return scores, time.perf_counter() - start
+
+
 def resident(field: str) -> int:
     """Bytes of memory this process holds (VmRSS) or has held at most (VmHWM)."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -71,18 +80,16 @@ def measure(method: str, device: str, repeats: int, result: Any) -> None:
     query, candidates = random_features(device)
     METHODS[method](query[:64], candidates[:12, :64])  # threads and libraries awake
     before = resident("VmRSS")
-    # Making the features took more than matching them does: forget that peak (Linux).
-    Path("/proc/self/clear_refs").write_text("5")
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
+    else:
+        # Making the features took more than matching them does: forget that peak (Linux).
+        Path("/proc/self/clear_refs").write_text("5")
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
-        scores = METHODS[method](query, candidates)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+        scores, taken = timed(METHODS[method], query, candidates)
+        seconds.append(taken)
     peak = resident("VmHWM")
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated()
@@ -100,12 +107,14 @@ def in_own_process(method: str, device: str, repeats: int) -> tuple[float, float
     return answer
 
 
-def order_kept(photos: Path, queries: int) -> dict[str, Any]:
+def order_kept(photos: Path, queries: int, device: str) -> dict[str, Any]:
     """Compare fast with exact on real features: first place, first ten, largest count error."""
     weights = SelaVPR.from_pretrained(precision="float32", device="cpu").to_weights()
     # The grid of the paper, as in the other half.
     config = dataclasses.replace(weights.config, input_size=224, resize="squash")
-    model = SelaVPR.from_weights(dataclasses.replace(weights, config=config), precision="float32")
+    model = SelaVPR.from_weights(
+        dataclasses.replace(weights, config=config), device=device, precision="float32"
+    )
     files = sorted(p for p in photos.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     step = max(1, len(files) // (queries + CANDIDATES))
     files = files[::step][: queries + CANDIDATES]
@@ -122,9 +131,8 @@ def order_kept(photos: Path, queries: int) -> dict[str, Any]:
         rows = rows[rows != i]
         candidates, ranks = local[rows], []
         for mode, times in seconds.items():
-            start = time.perf_counter()
-            scores = METHODS[mode](local[i], candidates)
-            times.append(time.perf_counter() - start)
+            scores, taken = timed(METHODS[mode], local[i], candidates)
+            times.append(taken)
             ranks.append(torch.sort(scores, descending=True, stable=True).indices.tolist())
         first += ranks[0][0] == ranks[1][0]
         ten += len(set(ranks[0][:10]) & set(ranks[1][:10]))
@@ -177,7 +185,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     report: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": extraction.machine(args.device),
         "torch": torch.__version__,
     }
     if args.extraction:
@@ -185,7 +193,7 @@ def main() -> None:
     if args.only != "order":
         report["methods"] = compare(args.device, args.repeats)
     if args.only != "time":
-        order = report["order"] = order_kept(args.photos, args.queries)
+        order = report["order"] = order_kept(args.photos, args.queries, args.device)
         print("on features of real pictures:")
         for key, value in order.items():
             print(f"  {key:<18} {value if isinstance(value, (str, int)) else round(value, 3)}")

@@ -8,6 +8,7 @@ global descriptors, whatever the number of photos. ``writing`` says where it all
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ PART = 16
 STORED_SIDE = 640
 STORED_QUALITY = 75
 """Longest side and JPEG quality of the photos kept in the index: for people to look at."""
+
+JPEG_END = b"\xff\xd9"
 
 DEFAULT_BYTES = TokensCodec.DEFAULT_BYTES
 """What the tokens of a photo take in the index, at most, unless ``rank`` says otherwise."""
@@ -266,15 +269,46 @@ class _Entries:
 def stored_photo(path: Path) -> tuple[Image.Image, bytes]:
     """A photo, and the JPEG that the index keeps of it: upright, bounded, without metadata.
 
+    A photo that an index has kept already is kept as it is, so that an index made anew from its own
+    photos, for another model, loses nothing.
+
     Raises:
         PhotoError: the photo cannot be used.
     """
     image = load_image(path)
+    if _was_stored(path):
+        return image, path.read_bytes()
     small = image.copy()
     small.thumbnail((STORED_SIDE, STORED_SIDE), Image.Resampling.LANCZOS)
+    return image, _jpeg(small)
+
+
+def _was_stored(path: Path) -> bool:
+    """Whether a readable photo is a JPEG as ``stored_photo`` makes it, and nothing besides."""
+    with Image.open(path) as image:
+        if image.format != "JPEG" or image.mode != "RGB" or max(image.size) > STORED_SIDE:
+            return False
+        tables, kept = _stored_tables()
+        if image.quantization != tables or image.info.keys() != kept:  # type: ignore[attr-defined]
+            return False
+        if [name for name, _ in image.applist] != ["APP0"]:  # type: ignore[attr-defined]
+            return False
+    # Nothing may follow the end of the picture, a marker that no picture's data contain.
+    data = path.read_bytes()
+    return data.find(JPEG_END) == len(data) - len(JPEG_END)
+
+
+@functools.cache
+def _stored_tables() -> tuple[dict[int, list[int]], frozenset[str]]:
+    """Quantisation tables and notes of every JPEG that ``stored_photo`` makes."""
+    with Image.open(io.BytesIO(_jpeg(Image.new("RGB", (8, 8))))) as image:
+        return image.quantization, frozenset(str(key) for key in image.info)  # type: ignore[attr-defined]
+
+
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=STORED_QUALITY, optimize=True, progressive=True)
-    return image, buffer.getvalue()
+    image.save(buffer, "JPEG", quality=STORED_QUALITY, optimize=True, progressive=True)
+    return buffer.getvalue()
 
 
 def part_of(photos: Sequence[Path], model: SelaVPR, batch_size: int) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from selavpr.errors import PhotoError
@@ -76,7 +76,9 @@ def load_image(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     )
 
 
-def preprocess(photo: Image.Image, config: ModelConfig) -> Tensor:
+def preprocess(
+    photo: Image.Image, config: ModelConfig, device: str | torch.device = "cpu"
+) -> Tensor:
     """Turn an RGB photo into the network's input.
 
     Without antialias this is the reference's evaluation: scale to [0, 1], normalise by ImageNet's
@@ -85,6 +87,7 @@ def preprocess(photo: Image.Image, config: ModelConfig) -> Tensor:
     Args:
         photo: RGB.
         config: gives size, aspect and antialias.
+        device: where the tensor is made, and resized where Pillow does not.
 
     Returns:
         ``[3, H, W]`` float32; ``(H, W)`` is ``network_size(photo.size, config)``.
@@ -92,7 +95,7 @@ def preprocess(photo: Image.Image, config: ModelConfig) -> Tensor:
     height, width = network_size(photo.size, config)
     if config.antialias:
         photo = photo.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    tensor = normalise(photo)
+    tensor = normalise(photo, device)
     if tensor.shape[1:] != (height, width):
         tensor = torch.nn.functional.interpolate(
             tensor[None], size=(height, width), mode="bilinear", align_corners=False
@@ -100,11 +103,16 @@ def preprocess(photo: Image.Image, config: ModelConfig) -> Tensor:
     return tensor
 
 
-def normalise(photo: Image.Image) -> Tensor:
+def normalise(photo: Image.Image, device: str | torch.device = "cpu") -> Tensor:
     """``[3, H, W]`` float32 of an RGB photo: scaled to [0, 1], then by ImageNet's statistics."""
-    pixels = torch.from_numpy(np.array(photo, dtype=np.uint8)).permute(2, 0, 1)
-    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    return standardise(torch.from_numpy(np.array(photo, dtype=np.uint8)).to(device))
+
+
+def standardise(pixels: Tensor) -> Tensor:
+    """``[..., 3, H, W]`` float32 of ``[..., H, W, 3]`` uint8; see ``normalise``."""
+    pixels = pixels.movedim(-1, -3)
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
     return pixels.to(torch.float32).div_(255.0).sub_(mean).div_(std)
 
 
@@ -183,6 +191,8 @@ def _decode(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image  # exif_transpose would copy it all the same
         return ImageOps.exif_transpose(image)
     except Exception:
         # Broken EXIF is common and says nothing about the pixels: show the photo as it is stored.
@@ -199,13 +209,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(canvas, image)
-    rgb = image.convert("RGB")
-    if rgb is image:
-        rgb = image.copy()
-    rgb.info = {}
-    # Pillow keeps parsed EXIF beside info; a fresh image carries none.
-    clean = Image.new("RGB", rgb.size)
-    clean.paste(rgb)
+    # Metadata lie in info and beside it; a fresh image carries none.
+    clean = Image.new("RGB", image.size)
+    clean.paste(image if image.mode == "RGB" else image.convert("RGB"))
     return clean
 
 

@@ -19,6 +19,9 @@ from torch import Tensor
 from selavpr.errors import OptionError
 from selavpr.matching import TEMPERATURE, mutual_nearest
 
+PAIRED_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Similarities of pairs computed at once: 16 MB that stay in a cache, half a GB that fill a GPU"""
+
 
 def triplet(
     descriptors: Tensor,
@@ -150,17 +153,32 @@ def soft_count(
     """
     _check(local, local, same, different, 3)
     anchors = same.any(1) & different.any(1)
+    compared = (same | different) & anchors[:, None]
+    if not compared.any():
+        return local.sum() * 0.0
     with torch.autocast(local.device.type, enabled=False):
         local = local.float()
-        losses = []
-        for i in torch.nonzero(anchors)[:, 0]:
-            others = torch.nonzero(same[i] | different[i])[:, 0]
-            similarity = torch.matmul(local[i], local[others].mT) / temperature
-            both = similarity.log_softmax(2) + similarity.log_softmax(1)
-            score = sharpness * both.flatten(1).logsumexp(1)
-            near, far = score[same[i][others]], score[different[i][others]]
-            losses.append(F.softplus(far.logsumexp(0) - near).mean())
-        return torch.stack(losses).mean() if losses else local.sum() * 0.0
+        # The score of a pair is that of the pair turned round: each is computed once.
+        i, j = torch.nonzero(torch.triu(compared | compared.T), as_tuple=True)
+        most = PAIRED_AT_ONCE.get(local.device.type, PAIRED_AT_ONCE["cpu"])
+        at_once = max(1, most // local.shape[1] ** 2)
+        counts = [
+            _log_expected(local[a], local[b], temperature)
+            for a, b in zip(i.split(at_once), j.split(at_once), strict=True)
+        ]
+        score = local.new_zeros(same.shape).index_put((i, j), sharpness * torch.cat(counts))
+        score = (score + torch.triu(score, 1).T)[anchors]
+        near, far = same[anchors], different[anchors]
+        strangers = score.masked_fill(~far, -torch.inf).logsumexp(1, keepdim=True)
+        losses = torch.where(near, F.softplus(strangers - score), 0.0)
+        return (losses.sum(1) / near.sum(1)).mean()
+
+
+def _log_expected(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """``[P]``: logarithms of the expected mutual matches of P pairs, ``[P, N, D]`` each."""
+    similarity = torch.matmul(a, b.mT) / temperature
+    choices = similarity.logsumexp(2, keepdim=True) + similarity.logsumexp(1, keepdim=True)
+    return (2 * similarity - choices).flatten(1).logsumexp(1)
 
 
 def mean_mutual_similarity(a: Tensor, b: Tensor) -> Tensor:

@@ -115,9 +115,14 @@ class Town:
 
         Without headings nothing is sure of photos taken side by side.
         """
-        same = np.stack([(self.positives(int(i)) & ~self.doubtful(int(i)))[others] for i in rows])
-        different = np.stack([self.strangers(int(i))[others] for i in rows])
-        return same, different
+        offset = self.position[rows][:, None] - self.position[others]
+        squared = np.einsum("bcd,bcd->bc", offset, offset)
+        turn = np.abs((self.heading[others] - self.heading[rows][:, None] + 180) % 360 - 180)
+        offered = self._is_reference[others]
+        # An unknown heading is NaN, which is not less than anything.
+        same = (squared <= self.positive_m**2) & (turn <= self.positive_degrees) & offered
+        same &= (self.world[rows][:, None] == self.world[others]) & (rows[:, None] != others)
+        return same, (squared > self.negative_m**2) & offered
 
     def _near(self, row: int, metres: float) -> Mask:
         offset = self.position - self.position[row]

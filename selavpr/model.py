@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from selavpr import images, official, weights
+from selavpr import images, official, replay, weights
 from selavpr.errors import OptionError
 from selavpr.structs import PATCH, Features, ModelConfig
 
@@ -159,6 +160,7 @@ class SelaVPR(nn.Module):
         self.precision: torch.dtype = torch.float32
         self.card: dict[str, Any] = {}
         self.backbone_repo: str | None = None
+        self._replays = replay.Replays()
         self.backbone = VisionTransformer(
             img_size=TRAINED_GRID * PATCH,
             patch_size=PATCH,
@@ -252,7 +254,15 @@ class SelaVPR(nn.Module):
         """
         chosen = _device(device)
         self.precision = _precision(precision, chosen)
+        if chosen.type == "cuda" and self.precision == torch.float32:
+            # Convolutions round to ten bits unless told not to, for all of the process.
+            torch.backends.cudnn.allow_tf32 = False
         return self.to(chosen)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> SelaVPR:
+        """Whatever moves or casts the weights: recordings would go on reading the old ones."""
+        self._replays = replay.Replays()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-any-return]
 
     def to_weights(self) -> weights.Weights:
         """The tensors and the card, as ``weights.save`` takes them."""
@@ -379,22 +389,34 @@ class SelaVPR(nn.Module):
         """Like ``extract``, one ``Features`` of batch size 1 per photo; shapes may differ."""
         if batch_size < 1:
             raise OptionError(f"batch_size must be 1 or more, not {batch_size}.")
-        tensors = [images.preprocess(images.load_image(p), self.config) for p in photos]
+        opened = (images.load_image(photo) for photo in photos)
+        tensors = [images.preprocess(photo, self.config, self.device) for photo in opened]
         results: list[Features | None] = [None] * len(tensors)
         sizes = [(t.shape[1], t.shape[2]) for t in tensors]
         # No layer behaves differently in training, so the mode is left alone: threads share us.
         for group in images.batches(sizes, batch_size):
             batch = torch.stack([tensors[i] for i in group]).to(self.device)
-            with self._autocast():
-                features = self(batch, local=local, adapted=adapted)
-            for i, one in zip(group, features, strict=True):
+            for i, one in zip(group, self._infer(batch, local, adapted), strict=True):
                 results[i] = one
         return [features for features in results if features is not None]
+
+    def _infer(self, batch: Tensor, local: bool, adapted: bool) -> Features:
+        def compute(pixels: Tensor, replaced: replay.Weights) -> Features:
+            options = {"local": local, "adapted": adapted}
+            with self._autocast():
+                if replaced:
+                    return functional_call(self, dict(replaced), (pixels,), options)  # type: ignore[no-any-return]
+                return self(pixels, **options)  # type: ignore[no-any-return]
+
+        if self.device.type != "cuda":
+            return compute(batch, {})
+        return self._replays(self, self.precision, compute, batch, local, adapted)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == torch.float32:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.precision)
+        # No weight is used twice in a pass: there is nothing to keep.
+        return torch.autocast(self.device.type, dtype=self.precision, cache_enabled=False)
 
     def _embed(self, patches: Tensor, h: int, w: int) -> Tensor:
         """Add positions to ``[B, h*w, C]`` patches and put class and register tokens in front."""

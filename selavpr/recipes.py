@@ -70,6 +70,7 @@ class Recipe:
     memory: int = 0  # photos of past batches that join the global loss (see memory)
 
     epochs: int = 250  # rounds of mining; the reference has five of them to an epoch
+    passes: int = 1  # times an epoch goes through what was mined, in other batches (of places)
     steps: int = 0  # per epoch at most; 0 for all that was mined
     optimizer: Optimizer = "adam"
     learning_rate: float = 1e-5
@@ -103,7 +104,7 @@ class Recipe:
             if (kind is bool or kind is str) and not isinstance(value, kind):
                 raise OptionError(f"{name} must be of type {kind.__name__}, not {value!r}.")
         for name in ("local_stride", "triplets", "negatives", "places", "views", "epochs",
-                     "accumulate", "checkpoint_steps", "mined", "patience",
+                     "accumulate", "checkpoint_steps", "mined", "passes", "patience",
                      "validation_limit"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be 1 or more.")

@@ -131,7 +131,7 @@ class Recognizer:
             image = load_image(photo)
         progress("extract", 0.1)
         with _timed(timings, "extract"), self._lock:
-            features = self.model.extract([image], local=depth > 0 and self._counts)
+            (features,) = self._extract([image], depth, 1)
         return self._answer(image.size, features, top_k, depth, timings, progress)
 
     def recognize_many(
@@ -181,11 +181,7 @@ class Recognizer:
                 opened = [_opened(photo) for photo in batch]
             images = [image for image in opened if isinstance(image, Image.Image)]
             with _timed(timings, "extract"), self._lock:
-                extracted = iter(
-                    self.model.extract_each(
-                        images, local=depth > 0 and self._counts, batch_size=batch_size
-                    )
-                )
+                extracted = iter(self._extract(images, depth, batch_size))
             # A photo's share of what was done for the batch.
             each = {stage: ms / len(batch) for stage, ms in timings.items()}
             for image in opened:
@@ -200,6 +196,14 @@ class Recognizer:
                 done += 1
                 progress(done)
                 yield answer
+
+    def _extract(self, images: list[Image.Image], depth: int, batch_size: int) -> list[Features]:
+        found = self.model.extract_each(
+            images, local=depth > 0 and self._counts, batch_size=batch_size
+        )
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)  # or the next stage would seem to take long
+        return found
 
     def _answer(
         self,

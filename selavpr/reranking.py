@@ -7,7 +7,7 @@ expected number of them at the tokens' centres, which models trained for it rank
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -68,11 +68,21 @@ def expect_local(
         rows: the candidates' numbers.
         centres: numbers to such descriptors; called for a block of candidates at a time.
     """
-    scores: list[float] = []
+    scores = [0.0] * len(rows)
     for start in range(0, len(rows), COUNT_BLOCK):
-        for candidate in centres(rows[start : start + COUNT_BLOCK]):
-            scores += expect_mutual(query, candidate.descriptors[None]).tolist()
+        for numbers, candidates in _groups(centres(rows[start : start + COUNT_BLOCK])):
+            for i, score in zip(numbers, expect_mutual(query, candidates).tolist(), strict=True):
+                scores[start + i] = score
     return scores
+
+
+def _groups(found: Sequence[Local]) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbers and descriptors ``[K, N, d]`` of those that have as many."""
+    groups: dict[int, list[int]] = {}
+    for i, one in enumerate(found):
+        groups.setdefault(len(one.descriptors), []).append(i)
+    for numbers in groups.values():
+        yield numbers, torch.stack([found[i].descriptors for i in numbers])
 
 
 @torch.inference_mode()
@@ -97,19 +107,16 @@ def count_local(
     counts = [0] * len(rows)
     sizes: set[int] = set()
     for start in range(0, len(rows), COUNT_BLOCK):
-        groups: dict[int, list[tuple[int, Tensor]]] = {}
-        for i, one in enumerate(local(rows[start : start + COUNT_BLOCK]), start):
-            groups.setdefault(len(one.descriptors), []).append((i, one.descriptors))
-        sizes |= groups.keys()
+        found = local(rows[start : start + COUNT_BLOCK])
+        sizes |= {len(one.descriptors) for one in found}
         if mode == "fast" and len(sizes) > 1:
             mode = "exact"
             if start:  # those before were estimated
                 return count_local(query, rows, local, mode)
-        for members in groups.values():
-            candidates = torch.stack([descriptors for _, descriptors in members])
+        for numbers, candidates in _groups(found):
             scores = count_mutual(query, candidates, mode=mode)
-            for (i, _), score in zip(members, scores.tolist(), strict=True):
-                counts[i] = score
+            for i, score in zip(numbers, scores.tolist(), strict=True):
+                counts[start + i] = score
     return counts
 
 

@@ -21,6 +21,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from selavpr.curves import draw_curves
 from selavpr.errors import OptionError
 from selavpr.evaluation import write_json
+from selavpr.images import batches, load_image, preprocess, standardise
 from selavpr.memory import Memory, Past
 from selavpr.mining import Batch
 from selavpr.model import Adapter, SelaVPR
@@ -49,6 +51,9 @@ from selavpr.validation import RERANKED, ValidationSet, read_validation, validat
 RECIPE, LOG, CURVES, CHECKPOINT, MODEL = (
     "recipe.json", "log.jsonl", "curves.png", "checkpoint.safetensors", "model",
 )  # fmt: skip
+
+DESCRIBED = 64
+"""Photos that mining describes in one pass."""
 
 Report = Callable[[Mapping[str, Any]], None]
 _GLOBAL: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
@@ -311,7 +316,13 @@ class _Run:
             examples = mining.triplets(town, anchors, pool, described, rng, recipe.negatives)
             plan = mining.triplet_batches(examples, recipe.triplets)
         else:
-            plan = mining.place_batches(town, recipe.places, recipe.views, rng, described, known)
+            plan = [
+                batch
+                for _ in range(recipe.passes)
+                for batch in mining.place_batches(
+                    town, recipe.places, recipe.views, rng, described, known
+                )
+            ]
         if len(plan) < self._share:
             raise OptionError(
                 f"The training photos give {len(plan)} batches, too few for one step of "
@@ -319,14 +330,30 @@ class _Run:
             )
         return plan[: recipe.steps * self._share or None]
 
+    @torch.inference_mode()
     def _describe(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``[n, D]`` descriptors; only the chosen rows are filled."""
         self.model.eval()
         out = np.zeros((len(self.photos.paths), self.model.config.width), np.float32)
-        for part in np.array_split(rows, max(1, len(rows) // 64)):
-            found = self.model.extract_each([self.photos.paths[i] for i in part])
-            out[part] = torch.cat([f.descriptor for f in found]).cpu().numpy()
+
+        def read(row: int) -> Tensor:
+            return preprocess(load_image(self.photos.paths[row]), self.model.config)
+
+        with ThreadPoolExecutor(max(1, self.recipe.workers)) as pool:
+            for part in np.array_split(rows, max(1, len(rows) // DESCRIBED)):
+                tensors = list(pool.map(read, part.tolist()))
+                for group in batches([(t.shape[1], t.shape[2]) for t in tensors], DESCRIBED):
+                    pixels = torch.stack([tensors[i] for i in group]).to(self.model.device)
+                    with self._autocast():
+                        features = self.model(pixels)
+                    out[part[group]] = features.descriptor.cpu().numpy()
         return out
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.model.precision
+        return torch.autocast(
+            self.accelerator.device.type, dtype=precision, enabled=precision != torch.float32
+        )
 
     def _epoch(self, wrapped: nn.Module, optimizer: Any) -> Iterator[float]:
         recipe, state = self.recipe, self.state
@@ -343,21 +370,17 @@ class _Run:
             batch_sampler=keys,
             collate_fn=collate,
             num_workers=recipe.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
         )
         self.model.train()
         optimizer.zero_grad()
         total = 0.0
         for i, (pixels, batch) in enumerate(zip(loader, mine[begin:], strict=True), 1):
-            with torch.autocast(
-                self.accelerator.device.type,
-                dtype=self.model.precision,
-                enabled=self.model.precision != torch.float32,
-            ):
-                features = wrapped(
-                    pixels.to(self.accelerator.device), local=recipe.local_loss != "none"
-                )
+            with self._autocast():
+                seen = standardise(pixels.to(self.accelerator.device, non_blocking=True))
+                features = wrapped(seen, local=recipe.local_loss != "none")
             past = self.memory.beside(batch, self.photos.town) if recipe.memory else None
-            loss = batch_loss(features, batch, recipe, offset=state.updates, past=past)
+            loss = batch_loss(features, batch, recipe, _offset(recipe, state.updates), past)
             if recipe.memory:
                 self._remember(batch, features.descriptor)
             self.accelerator.backward(loss / recipe.accumulate)
@@ -478,6 +501,17 @@ def learning_rate(recipe: Recipe, update: int, updates: int) -> float:
     return (
         recipe.learning_rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
     )
+
+
+def _offset(recipe: Recipe, update: int) -> int:
+    """Which of the sparse grids of local descriptors an update looks at.
+
+    All in turn, so that every part of the up-convolutions learns; but every other time the tokens'
+    centres where re-ranking looks nowhere else.
+    """
+    if recipe.scoring == "expected":
+        return 0 if update % 2 == 0 else update // 2
+    return update
 
 
 def _silent(entry: Mapping[str, Any]) -> None:

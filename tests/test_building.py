@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY, random_model
 from engine_fixtures import COUNT, MANIFEST, content, draw_town, drawn
 from PIL import Image
 
@@ -110,6 +111,43 @@ def test_stored_photos_are_small_and_without_metadata(network: SelaVPR, tmp_path
     made, _ = build(tmp_path / "town", [photo(tmp_path / "x.jpg")], network, MANIFEST)
     with Image.open(made.photo_path(0)) as stored:
         assert stored.size == (480, 640) and not stored.getexif() and "exif" not in stored.info
+
+
+def test_an_index_made_from_an_index_keeps_its_photos(built: Path, tmp_path: Path) -> None:
+    """For another model: nothing is compressed twice."""
+    other = random_model(TINY, seed=1)
+    made, _ = build(tmp_path / "anew", read_folder(built), other, MANIFEST, rank=32)
+    before, after = ({n: b for n, b in content(folder).items() if n.startswith("images/")}
+                     for folder in (built, made.folder))  # fmt: skip
+    assert after == before
+    assert [made.place(i).location for i in range(COUNT)] == [
+        PlaceIndex.open(built).place(i).location for i in range(COUNT)
+    ]
+
+
+@pytest.mark.parametrize("hidden", ["after the end", "a comment", "EXIF", "other tables"])
+def test_only_a_photo_without_anything_else_is_kept_as_it_is(tmp_path: Path, hidden: str) -> None:
+    drawn(3, (80, 60)).save(tmp_path / "a.png")
+    _, stored = building.stored_photo(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_bytes(stored)
+    assert building.stored_photo(tmp_path / "b.jpg")[1] == stored
+    with Image.open(tmp_path / "b.jpg") as image:
+        options: dict[str, Any] = {"quality": building.STORED_QUALITY, "progressive": True}
+        if hidden == "EXIF":
+            exif = Image.Exif()
+            exif[0x010E] = "at home, 12 Elm Street"
+            options["exif"] = exif
+        elif hidden == "a comment":
+            options["comment"] = b"at home, 12 Elm Street"
+        elif hidden == "other tables":
+            options["quality"] = 90
+        image.save(tmp_path / "c.jpg", **options)
+    if hidden == "after the end":
+        with (tmp_path / "c.jpg").open("ab") as file:
+            file.write(b"at home, 12 Elm Street\xff\xd9")
+    given = (tmp_path / "c.jpg").read_bytes()
+    kept = building.stored_photo(tmp_path / "c.jpg")[1]
+    assert kept != given and b"Elm Street" not in kept
 
 
 def test_one_photo_and_more_rank_than_tokens(network: SelaVPR, tmp_path: Path) -> None:

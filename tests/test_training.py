@@ -343,6 +343,39 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batches(
     assert losses_of(tmp_path / "two")  # of the first process
 
 
+def test_an_epoch_may_go_through_what_was_mined_more_than_once(
+    start: Path, town: Path, tmp_path: Path
+) -> None:
+    """In other batches every time."""
+    plans = []
+    for passes in (1, 2):
+        recipe = recipe_of(start, town, **PLACES_RECIPE, passes=passes)
+        plans.append(training._Run(recipe, tmp_path / str(passes), lambda entry: None)._mine())
+    once, twice = plans
+    assert len(twice) == 2 * len(once)
+    assert [b.rows.tolist() for b in twice[: len(once)]] == [b.rows.tolist() for b in once]
+    assert [b.rows.tolist() for b in twice[len(once) :]] != [b.rows.tolist() for b in once]
+
+
+def test_descriptors_mined_with_are_the_models(start: Path, town: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(start, town, workers=3, resize="keep-aspect")
+    run = training._Run(recipe, tmp_path / "run", lambda entry: None)
+    rows = np.array([4, 0, 9])
+    found = run._describe(rows)
+    expected = run.model.extract([run.photos.paths[i] for i in rows]).descriptor.cpu()
+    assert torch.allclose(torch.from_numpy(found[rows]), expected, atol=1e-6)
+    assert not found[np.setdiff1d(np.arange(len(found)), rows)].any()
+
+
+def test_every_grid_of_descriptors_has_its_turn() -> None:
+    """All 16 of stride 4; and the tokens' centres, where re-ranking looks, every other time."""
+    counted = from_dict({"local_stride": 4})
+    assert {training._offset(counted, n) % 16 for n in range(16)} == set(range(16))
+    expected = from_dict({"local_stride": 4, "scoring": "expected"})
+    turns = [training._offset(expected, n) % 16 for n in range(32)]
+    assert set(turns) == set(range(16)) and turns[::2] == [0] * 16
+
+
 def test_past_batches_join_the_global_loss(start: Path, town: Path, tmp_path: Path) -> None:
     """The first batch has no past; the second is compared with the first."""
     changes = {**PLACES_RECIPE, "global_loss": "triplet", "steps": 2, "epochs": 1}
