@@ -164,7 +164,7 @@ def soft_count(
         at_once = max(1, most // local.shape[1] ** 2)
         counts = [
             _log_expected(local[a], local[b], temperature)
-            for a, b in zip(i.split(at_once), j.split(at_once), strict=True)
+            for a, b in zip(torch.split(i, at_once), torch.split(j, at_once), strict=True)
         ]
         score = local.new_zeros(same.shape).index_put((i, j), sharpness * torch.cat(counts))
         score = (score + torch.triu(score, 1).T)[anchors]

@@ -262,7 +262,7 @@ class SelaVPR(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> SelaVPR:
         """Whatever moves or casts the weights: recordings would go on reading the old ones."""
         self._replays = replay.Replays()
-        return super()._apply(*args, **kwargs)  # type: ignore[no-any-return]
+        return super()._apply(*args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
 
     def to_weights(self) -> weights.Weights:
         """The tensors and the card, as ``weights.save`` takes them."""

@@ -36,7 +36,7 @@ class _Recording:
         self._input = pixels.clone()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(pixels.device):
-            stream = torch.cuda.Stream()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 compute(
