@@ -48,7 +48,8 @@ STORED_SIDE = 640
 STORED_QUALITY = 75
 """Longest side and JPEG quality of the photos kept in the index: for people to look at."""
 
-JPEG_END = b"\xff\xd9"
+JPEG_HEAD, JPEG_END = 20, b"\xff\xd9"
+"""Bytes of a JPEG's beginning, with the size of the small picture in it; and a JPEG's end."""
 
 DEFAULT_BYTES = TokensCodec.DEFAULT_BYTES
 """What the tokens of a photo take in the index, at most, unless ``rank`` says otherwise."""
@@ -288,21 +289,24 @@ def _was_stored(path: Path) -> bool:
     with Image.open(path) as image:
         if image.format != "JPEG" or image.mode != "RGB" or max(image.size) > STORED_SIDE:
             return False
-        tables, kept = _stored_tables()
-        if image.quantization != tables or image.info.keys() != kept:  # type: ignore[attr-defined]
+        head, tables, notes = _stored_like()
+        if image.quantization != tables or image.info.keys() != notes:  # type: ignore[attr-defined]
             return False
         if [name for name, _ in image.applist] != ["APP0"]:  # type: ignore[attr-defined]
             return False
-    # Nothing may follow the end of the picture, a marker that no picture's data contain.
+    # The head may hold no small picture, and nothing may follow the end of the large one, a marker
+    # that no picture's data contain.
     data = path.read_bytes()
-    return data.find(JPEG_END) == len(data) - len(JPEG_END)
+    return data.startswith(head) and data.find(JPEG_END) == len(data) - len(JPEG_END)
 
 
 @functools.cache
-def _stored_tables() -> tuple[dict[int, list[int]], frozenset[str]]:
-    """Quantisation tables and notes of every JPEG that ``stored_photo`` makes."""
-    with Image.open(io.BytesIO(_jpeg(Image.new("RGB", (8, 8))))) as image:
-        return image.quantization, frozenset(str(key) for key in image.info)  # type: ignore[attr-defined]
+def _stored_like() -> tuple[bytes, dict[int, list[int]], frozenset[str]]:
+    """Head, quantisation tables and notes of every JPEG that ``stored_photo`` makes."""
+    made = _jpeg(Image.new("RGB", (8, 8)))
+    with Image.open(io.BytesIO(made)) as image:
+        tables: dict[int, list[int]] = image.quantization  # type: ignore[attr-defined]
+        return made[:JPEG_HEAD], tables, frozenset(str(key) for key in image.info)
 
 
 def _jpeg(image: Image.Image) -> bytes:

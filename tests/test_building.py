@@ -125,7 +125,9 @@ def test_an_index_made_from_an_index_keeps_its_photos(built: Path, tmp_path: Pat
     ]
 
 
-@pytest.mark.parametrize("hidden", ["after the end", "a comment", "EXIF", "other tables"])
+@pytest.mark.parametrize(
+    "hidden", ["after the end", "a comment", "EXIF", "a small picture", "other tables"]
+)
 def test_only_a_photo_without_anything_else_is_kept_as_it_is(tmp_path: Path, hidden: str) -> None:
     drawn(3, (80, 60)).save(tmp_path / "a.png")
     _, stored = building.stored_photo(tmp_path / "a.png")
@@ -145,6 +147,10 @@ def test_only_a_photo_without_anything_else_is_kept_as_it_is(tmp_path: Path, hid
     if hidden == "after the end":
         with (tmp_path / "c.jpg").open("ab") as file:
             file.write(b"at home, 12 Elm Street\xff\xd9")
+    if hidden == "a small picture":
+        small = b"at home, 12 Elm Street".ljust(27, b".")  # 3 x 3 pixels of three bytes
+        length, rest = (16 + len(small)).to_bytes(2, "big"), stored[6:18] + b"\x03\x03"
+        (tmp_path / "c.jpg").write_bytes(stored[:4] + length + rest + small + stored[20:])
     given = (tmp_path / "c.jpg").read_bytes()
     kept = building.stored_photo(tmp_path / "c.jpg")[1]
     assert kept != given and b"Elm Street" not in kept

@@ -40,6 +40,15 @@ def run_shards(jobs: int) -> None:
         raise SystemExit("a render process failed; run the same command again to resume")
 
 
+def all_of(captures: list[plan.Capture]) -> list[plan.Capture]:
+    """All that an output folder may hold: other sets rendered into it stay in its table.
+
+    The sample's links are its own, as its references are some of the city's.
+    """
+    whole = plan.everything()
+    return whole if set(captures) <= set(whole) else captures
+
+
 def main() -> None:
     """Parses the arguments and builds, or only counts."""
     parser = argparse.ArgumentParser(prog="python -m tools.city", description=__doc__)
@@ -65,7 +74,7 @@ def main() -> None:
     cache = args.cache or args.out / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
     if args.tables:
-        finish(args.out, captures)
+        finish(args.out, all_of(captures))
         return
     part, parts = (int(n) for n in args.shard.split("/"))
     if parts == 1 and args.jobs > 1:
@@ -77,7 +86,7 @@ def main() -> None:
         render_all(args.out, captures, cache.resolve(), args.threads, args.limit, (part, parts))
     if parts > 1:
         return
-    finish(args.out, captures)
+    finish(args.out, all_of(captures))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,12 @@ def _render_tile(
 
 
 def finish(out: Path, captures: Sequence[Capture]) -> None:
-    """Writes the table of the pictures that exist, the map and the contact sheets."""
+    """Writes the table of the pictures that exist, the map and the contact sheets.
+
+    Args:
+        out: Output folder.
+        captures: All that it may hold, not only what was just rendered.
+    """
     out.mkdir(parents=True, exist_ok=True)
     made = [c for c in captures if (out / c.image).exists()]
     names = {c.name for c in made}

@@ -8,7 +8,8 @@ import pytest
 for module in ("shapely", "osmium", "tqdm"):
     pytest.importorskip(module)
 
-from tools.city import build  # noqa: E402
+from tools.city import build, plan  # noqa: E402
+from tools.city.__main__ import all_of  # noqa: E402
 from tools.city.plan import Capture  # noqa: E402
 from tools.city.poses import Pose  # noqa: E402
 
@@ -58,3 +59,12 @@ def test_links_of_an_unfinished_build_name_existing_pictures(
         (tmp_path / "references" / f"{name}.jpg").touch()
     build.finish(tmp_path, [a, capture("b", 1), capture("missing", 2)])
     assert [(c.name, c.place_ids) for c in rows] == [("a", ("b",)), ("b", ())]
+
+
+def test_sets_rendered_into_one_folder_stay_in_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training captures are added to references; the sample, linked otherwise, is no part."""
+    reference, training = capture("r", 0), capture("t", 0, role="training", look=2)
+    monkeypatch.setattr(plan, "everything", lambda: [reference, training])
+    assert all_of([training]) == [reference, training]
+    sample = [replace(reference, place_ids=("x",))]
+    assert all_of(sample) == sample
