@@ -3,7 +3,7 @@
 ======== ================================================== ======================================
 kind     what is stored of a photo                          at query time
 ======== ================================================== ======================================
-tokens   principal components of its tokens, 8 bits each    decoded, up-convolved (``codec``)
+tokens   components of its tokens, 8 bits each              decoded, up-convolved (``codec``)
 dense    its local descriptors in float16                   read
 keypoint the most distinctive local descriptors, 8 bits     read, with their positions
 product  every local descriptor, product-quantised          looked up in the code books
@@ -41,7 +41,7 @@ from selavpr.localfeatures import (
 
 @dataclass(frozen=True, eq=False)
 class TokensCodec:
-    """Principal components of tokens, 8 bits each."""
+    """Components of tokens, 8 bits each."""
 
     code: TokenCodec
     kind: ClassVar[str] = "tokens"
@@ -67,19 +67,23 @@ class TokensCodec:
         # Each token has a scale of two bytes beside its components.
         affordable = max(1, int(cls.DEFAULT_BYTES / sample.per_photo) - 2)
         rank = rank or min(affordable, cls.DEFAULT_RANK)
-        return cls(TokenCodec.fit(tokens, min(rank, *tokens.shape)))
+        return cls(TokenCodec.fit(tokens, min(rank, *tokens.shape), sample.scored(tokens)))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> TokensCodec:
-        """Mean and basis."""
-        mean, basis = tensors["mean"], tensors["basis"]
+        """Mean, basis and, where it has one, encoder."""
+        mean, basis, encoder = tensors["mean"], tensors["basis"], tensors.get("encoder")
         if mean.ndim != 1 or basis.ndim != 2 or basis.shape[1] != len(mean) or not basis.numel():
             raise ValueError("its tensors do not fit together")
-        return cls(TokenCodec(mean, basis))
+        if encoder is not None and encoder.shape != basis.shape:
+            raise ValueError("its tensors do not fit together")
+        return cls(TokenCodec(mean, basis, encoder))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Mean and basis."""
-        return {"mean": self.code.mean, "basis": self.code.basis}
+        """Mean, basis and, where it has one, encoder."""
+        code = self.code
+        own = {} if code.encoder is None else {"encoder": code.encoder}
+        return {"mean": code.mean, "basis": code.basis, **own}
 
     def counts(self, grids: NDArray[np.int64]) -> NDArray[np.int64]:
         """A row per token."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from selavpr.structs import Features
+from selavpr.structs import Features, ModelConfig
 
 SAMPLE = 65536
 """Tokens, or local descriptors, that settle a code, taken evenly from all photos."""
@@ -25,6 +25,8 @@ Arrays = tuple[NDArray[Any], ...]
 
 class Network(Protocol):
     """What of the network reading and coding local features takes; ``SelaVPR`` is one."""
+
+    config: ModelConfig
 
     @property
     def device(self) -> torch.device:
@@ -107,6 +109,12 @@ class Sample(Protocol):
 
     def local(self, count: int) -> Tensor:
         """About so many local descriptors ``[n, d]``, evenly from all photos."""
+
+    def scored(self, tokens: Tensor) -> Tensor | None:
+        """What re-ranking makes of tokens ``[n, C]`` and compares, ``[n, d]``.
+
+        None where it compares descriptors between the tokens, too.
+        """
 
 
 class Codec(Protocol):

@@ -32,7 +32,7 @@ SMALL = 1 << 19
 """Similarities of one pair, 2 MB, that torch is as soon done with as NumPy, whose BLAS leaves
 waiting threads behind: they make the network a fifth slower for the next photo."""
 
-GPU_BYTES = 1 << 28
+GPU_BYTES = 128 << 20
 """Similarities held at a time on a GPU: enough to fill it, far below the 5.5 GB of the reference"""
 
 STRIDES = (8, 4)

@@ -325,6 +325,13 @@ class _EntrySample:
                 break
         return torch.cat(found)
 
+    @torch.inference_mode()
+    def scored(self, tokens: Tensor) -> Tensor | None:
+        network = self._network
+        if network is None or network.config.scoring == "count":
+            return None
+        return network.project(tokens.to(network.device)).cpu()
+
 
 def _spread(rows: Tensor, count: int) -> Tensor:
     """Up to so many rows ``[n, C]`` float32, evenly taken."""

@@ -110,3 +110,49 @@ def test_too_few_tokens() -> None:
     with pytest.raises(OptionError, match="at least as many tokens"):
         TokenCodec.fit(tokens(3), 4)
     assert TokenCodec.fit(tokens(4), 4).rank == 4
+
+
+def made_of(values: Tensor, seed: int = 5) -> Tensor:
+    """Something that depends on a few weak directions of 16."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = (values[:, 10:] @ torch.randn(6, 8, generator=generator)).relu()
+    return hidden @ torch.randn(8, 5, generator=generator)
+
+
+def foretold(codec: TokenCodec, values: Tensor) -> float:
+    """How far what is made of decoded tokens is from what is made of the true ones."""
+    return float((made_of(round_trip(codec, values)) - made_of(values)).norm())
+
+
+def test_what_is_made_of_tokens_stays_as_it_is() -> None:
+    """Principal components are of the strong directions, which nothing is made of."""
+    values = tokens(4000) * torch.linspace(4, 0.2, 16)
+    plain, telling = TokenCodec.fit(values, 6), TokenCodec.fit(values, 6, made_of(values))
+    assert foretold(telling, values) < 0.2 * foretold(plain, values)
+    assert telling.encoder is not None and plain.encoder is None
+
+
+@pytest.mark.parametrize("rank", [1, 4, 5, 6, 12, 16])
+def test_coding_what_was_decoded_changes_nothing(rank: int) -> None:
+    """Whether or not there are more components than dimensions of what is made of tokens."""
+    values = tokens(500)
+    codec = TokenCodec.fit(values, rank, made_of(values))
+    assert codec.rank == rank and codec.encoder is not None
+    assert torch.allclose(codec.basis @ codec.encoder.T, torch.eye(rank), atol=1e-3)
+    exact = (values - codec.mean) @ codec.encoder.T @ codec.basis + codec.mean
+    again = (exact - codec.mean) @ codec.encoder.T @ codec.basis + codec.mean
+    assert torch.allclose(exact, again, atol=1e-3)
+    # Rounding costs little of what there is.
+    assert float((round_trip(codec, values) - exact).norm() / exact.norm()) < 0.03
+    first, second = (TokenCodec.fit(values, rank, made_of(values)) for _ in range(2))
+    assert torch.equal(first.basis, second.basis) and torch.equal(first.encoder, second.encoder)
+
+
+def test_tokens_that_tell_nothing() -> None:
+    """All alike, or nothing made of them: the code is whole all the same."""
+    flat = torch.full((30, 8), 2.5)
+    for values, made in ((flat, flat[:, :3]), (tokens(30, 8), torch.zeros(30, 3))):
+        codec = TokenCodec.fit(values, 4, made)
+        assert codec.rank == 4 and codec.basis.isfinite().all()
+        assert round_trip(codec, values).isfinite().all()
+    assert torch.allclose(round_trip(TokenCodec.fit(flat, 4, flat[:, :3]), flat), flat, atol=1e-3)

@@ -74,6 +74,9 @@ class Tokens:
     def local(self, count: int) -> torch.Tensor:
         raise NotImplementedError
 
+    def scored(self, tokens: torch.Tensor) -> None:
+        """Not known."""
+
 
 @pytest.mark.parametrize("per_photo, rank", [(256, 96), (690.4, 44), (1369, 21), (99_000, 1)])
 def test_a_photo_takes_32_kb_unless_asked_otherwise(per_photo: float, rank: int) -> None:

@@ -102,6 +102,9 @@ class Sample:
     def local(self, count: int) -> torch.Tensor:
         return torch.cat([densified(x, NETWORK) for x in self._tokens])[:count]
 
+    def scored(self, tokens: torch.Tensor) -> torch.Tensor:
+        return NETWORK.project(tokens).detach()
+
 
 def agree(one: Local, other: Local) -> None:
     """The same descriptors, but for rounding, of the same cells."""
