@@ -205,6 +205,8 @@ html[lang^=zh] .toast-body.error .toast-title-row>span::before{content:"未能�
 html[lang^=zh] .toast-body.warning .toast-title-row>span::before{content:"请注意"}
 html[lang^=zh] .toast-count{font-size:13px}
 @media (max-width:860px){
+ #sv-page{flex-direction:column;flex-wrap:nowrap}
+ #sv-page>*{width:100%;min-width:0!important}
  #sv-side{position:static}
  .sv-map,.sv-empty .sv-map,.sv-waiting-map{height:360px}
 }
