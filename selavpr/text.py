@@ -132,8 +132,8 @@ _TEXT: dict[str, tuple[str, str]] = {
     "reranked": ("2 · Re-ranked", "2 · 重排后"),
     "reranked_note": ("By details found in both pictures", "按两图共有的细节"),
     "reranked_note_expected": (
-        "By details found in both pictures, the unmistakable ones weighing most",
-        "按两图共有的细节，越独特的细节权重越大",
+        "By shared details, weighed by how unmistakable they are",
+        "按两图共有的细节，并按独特程度加权",
     ),
     "reranked_off": (
         "Re-ranking is off. Switch it on under Options to compare.",

@@ -170,8 +170,9 @@ linear-gradient(90deg,#7c3aed 3px,#0000 3px 5px,#7c3aed 5px) 9px 4px/8px 2px no-
 .sv-credit{overflow-wrap:anywhere;text-align:right;margin-left:auto}
 .sv-pair img{display:block;margin:0 auto;max-width:100%;max-height:480px}
 .sv-heat{display:flex;gap:12px;margin:10px 0 8px}
-.sv-heat figure{margin:0;min-width:0;flex:1}
-.sv-heat img{max-width:100%;max-height:460px;border-radius:10px;display:block;margin:0}
+.sv-heat figure{margin:0;min-width:0}
+.sv-heat img{height:430px;max-width:100%;object-fit:contain;object-position:left;
+ border-radius:10px;display:block;margin:0}
 .sv-heat figcaption{font-size:13px;color:var(--sv-soft);padding-top:4px}
 .sv-bar{display:flex;height:14px;border-radius:7px;overflow:hidden;gap:1px;margin:8px 0}
 .sv-bar i{display:block;min-width:2px;background:var(--sv-t)}
@@ -184,6 +185,9 @@ linear-gradient(90deg,#7c3aed 3px,#0000 3px 5px,#7c3aed 5px) 9px 4px/8px 2px no-
 .sv-t-rerank{--sv-t:#0f766e}.sv-t-locate{--sv-t:#ca8a04}
 .sv-links{display:flex;gap:8px}
 .sv-how{display:grid;gap:12px}
+@media (min-width:1000px){#sv-page:has(.sv-verdict) .sv-how{grid-template-columns:3fr 2fr;
+ align-items:center}}
+#sv-matches .sv-links{margin-top:8px!important}
 .sv-how ol{margin:0;padding-left:20px;max-width:75ch;font-size:15px;color:var(--sv-ink)}
 .sv-how li{margin:0 0 6px}
 .sv-how svg{width:100%;max-width:860px;height:auto;font:13px system-ui,sans-serif}
@@ -227,6 +231,7 @@ html[lang^=zh] .toast-count{font-size:13px}
   padding:0 6px;min-width:0}
  .sv-pair img{max-width:none;max-height:none;height:260px}
  .sv-heat{flex-direction:column}
+ .sv-heat img{width:100%;height:auto}
  .sv-pair-names{display:block}.sv-pair-names>span{display:block;text-align:left}
  #sv-page .sv-verdict h2{font-size:22px}
  .sv-verdict{gap:12px;padding:14px 14px 14px 19px}

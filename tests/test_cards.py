@@ -247,7 +247,7 @@ def test_score_and_count_of_matches_are_told_apart(recognition: Recognition) -> 
     expected = dataclasses.replace(counted, matches=10.24)
     answer = dataclasses.replace(recognition, candidates=(expected,), fallen=())
     assert "match score 10.2" in Text(cards.columns(answer, str, 0, TOWN)).words
-    assert "the unmistakable ones weighing most" in Text(cards.columns(answer, str, 0, TOWN)).words
+    assert "weighed by how unmistakable they are" in Text(cards.columns(answer, str, 0, TOWN)).words
     shown = Text(cards.matches(expected, TOWN, "data:", 80, 1394, 620)).words
     assert "80 of 1,394 matches drawn; 620 of all agree" in shown
     assert "the ranking's score, 10.2, weighs them" in shown
