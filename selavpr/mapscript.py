@@ -310,7 +310,7 @@ function (map, tiles, data) {
     const frame = L.latLngBounds([data.answer, data.global]);
     for (const pin of data.pins) {
       const leads = pin.rank <= 3 || pin.global <= 3;
-      if (leads && map.distance(pin.at, data.answer) < 800) frame.extend(pin.at);
+      if (leads && map.distance(pin.at, data.answer) < 300) frame.extend(pin.at);
     }
     if (data.truth && map.distance(data.truth, data.answer) < 3000) frame.extend(data.truth);
     for (const [radius] of data.circles) {

@@ -102,7 +102,7 @@ _TEXT: dict[str, tuple[str, str]] = {
     "circle90": ("Nine in ten lie this close", "九成结果在此范围内"),
     "circles": (
         "Half of answers lie within {near}, nine in ten within {far}",
-        "半数结果的误差在 {near} 内，九成在 {far} 内",
+        "半数结果的误差在 {near}内，九成在 {far}内",
     ),
     "layer_rerank": ("Re-ranked", "重排后"),
     "layer_global": ("Global only", "仅全局"),

@@ -73,7 +73,8 @@ body,gradio-app{background:var(--sv-page)!important}
  color:var(--sv-soft)!important}
 .sv-examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:8px}
 .sv-examples button{border:1px solid var(--sv-line);background:var(--sv-card);border-radius:10px;
- padding:0;overflow:hidden;cursor:pointer;text-align:left;color:var(--sv-ink);font-size:12px}
+ padding:0;overflow:hidden;cursor:pointer;text-align:left;color:var(--sv-ink);font-size:12px;
+ display:flex;flex-direction:column}
 .sv-examples button[aria-pressed=true]{border-color:var(--sv-green);
  box-shadow:0 0 0 1px var(--sv-green)}
 @media (hover:hover){.sv-examples button:hover{border-color:var(--sv-green)}}
@@ -114,7 +115,7 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-facts a:hover code{text-decoration:underline}
 .sv-map{width:100%;height:440px;border:1px solid var(--sv-line);border-radius:16px;display:block;
  background:var(--sv-wash)}
-.sv-waiting{background:var(--sv-wash);border-radius:16px;animation:sv-wait 1.4s infinite alternate}
+.sv-waiting{background:var(--sv-wash);border-radius:16px;animation:sv-wait 1.4s 20 alternate}
 .sv-waiting-map{height:440px}.sv-waiting-columns{height:640px}
 @keyframes sv-wait{to{opacity:.45}}
 .sv-empty .sv-map{height:520px}
@@ -236,8 +237,8 @@ html[lang^=zh] .toast-count{font-size:13px}
  #sv-page .sv-verdict h2{font-size:22px}
  .sv-verdict{gap:12px;padding:14px 14px 14px 19px}
  .sv-sign{width:32px;height:32px;font-size:18px}
- .sv-facts{gap:2px 0;margin-top:8px}
- .sv-facts li{background:none;padding:0}
+ .sv-facts{display:block;margin-top:8px}
+ .sv-facts li{display:inline;background:none;padding:0}
  .sv-facts li+li::before{content:"·";margin:0 7px}
  .sv-examples{grid-template-columns:repeat(3,1fr);gap:6px}
  .sv-how text{font-size:18px}
