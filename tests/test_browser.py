@@ -172,12 +172,12 @@ def test_verdict_comes_before_what_takes_longer(visit) -> None:  # type: ignore[
           const later = '.sv-card, #sv-more iframe, #sv-matches, .sv-heat';
           window.seen = [];
           new MutationObserver(() => {
-            const here = document.getElementById('sv-answer');
+            const here = document.querySelector('.sv-verdict')?.textContent;
             if (here && here !== window.last) {
               window.seen.push(document.querySelectorAll(later).length);
             }
             window.last = here;
-          }).observe(document.body, {childList: true, subtree: true});
+          }).observe(document.body, {childList: true, characterData: true, subtree: true});
         }"""
     )
     visitor.try_example(0)
