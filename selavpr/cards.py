@@ -19,6 +19,7 @@ from selavpr import viz
 from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.index import Manifest
+from selavpr.metrics import RIGHT_M
 from selavpr.structs import Candidate, Place, Recognition
 from selavpr.text import both, by_language, distance, duration, plain
 
@@ -67,8 +68,8 @@ def header() -> str:
         f'<div class="sv-header"><div class="sv-logo">{_LOGO}</div>'
         f"<div><h1>{both('title')}</h1><p>{both('tagline')}</p></div>"
         f'<div class="sv-switches">{switch}'
-        f'<button type="button" class="sv-chip" data-do="theme"><span aria-hidden="true">◐</span> '
-        f"{both('theme_switch')}</button></div></div>"
+        '<button type="button" class="sv-chip" data-do="theme" aria-pressed="false">'
+        f'<span aria-hidden="true">◐</span> {both("theme_switch")}</button></div></div>'
     )
 
 
@@ -87,6 +88,11 @@ def empty(title: str, count: int, overview: str) -> str:
     )
 
 
+def waiting(kind: str) -> str:
+    """What keeps the room of a part of the answer that is still being made: a map or columns."""
+    return f'<div class="sv-waiting sv-waiting-{html.escape(kind)}" aria-hidden="true"></div>'
+
+
 def notice(note: Mapping[str, str]) -> str:
     """Something to know before using the page, by language."""
     return f'<p class="sv-notice" role="note">{by_language(note)}</p>'
@@ -94,7 +100,7 @@ def notice(note: Mapping[str, str]) -> str:
 
 def thumbnail(photo: Image.Image) -> str:
     """Address of a small copy of a photo."""
-    return viz.data_uri(viz.thumbnail(photo, (192, 144)), quality=70)
+    return viz.data_uri(viz.thumbnail(photo, (240, 180)), quality=70)
 
 
 def examples(offered: Sequence[Example]) -> str:
@@ -122,10 +128,13 @@ def verdict(recognition: Recognition, city: str, truth: Truth | None = None) -> 
     facts = []
     if estimate.radius50_m is not None and here:
         facts.append(both("within", distance=distance(estimate.radius50_m)))
-    if estimate.confidence is not None:
+    # Of a place a visitor asks whether it is right; of none, whether this is the city at all.
+    probability = estimate.right if here else estimate.confidence
+    if probability is not None:
         # Nothing is certain, so neither 0 nor 100.
-        percent = min(max(round(100 * estimate.confidence), 1), 99)
-        facts.append(both("percent" if here else "percent_not", percent=percent, city=city))
+        percent = min(max(round(100 * probability), 1), 99)
+        key = "percent" if here else "percent_not"
+        facts.append(both(key, percent=percent, city=city, right=distance(RIGHT_M)))
     else:
         facts.append(both("uncalibrated"))
     if truth is not None and truth.location is None:
@@ -147,8 +156,14 @@ def verdict(recognition: Recognition, city: str, truth: Truth | None = None) -> 
     )
 
 
-def map_key(recognition: Recognition, truth: Truth | None = None) -> str:
-    """What the pins and circles of the map mean, in words below it."""
+def map_key(recognition: Recognition, truth: Truth | None = None, *, moves: bool = False) -> str:
+    """What the pins, circles and lines of the map mean, in words below it.
+
+    Args:
+        recognition: the answer.
+        truth: what it is compared with.
+        moves: whether the map has lines of what re-ranking moved.
+    """
     estimate = recognition.location
     here = estimate.verdict != "not here"
     rows = [("answer", both("answer" if here else "guess"))]
@@ -157,6 +172,8 @@ def map_key(recognition: Recognition, truth: Truth | None = None) -> str:
     if here and estimate.radius50_m is not None and estimate.radius90_m is not None:
         near, far = distance(estimate.radius50_m), distance(estimate.radius90_m)
         rows.append(("circles", both("circles", near=near, far=far)))
+    if moves:
+        rows.append(("moves", both("moves")))
     items = "".join(f'<li class="sv-k-{kind}">{words}</li>' for kind, words in rows)
     return f'<ul class="sv-key">{items}</ul>'
 
@@ -185,7 +202,9 @@ def columns(
             rest = f'<ol start="{SHOWN + 1}">{"".join(cards[SHOWN:])}</ol>'
             more = f"<details><summary>+ {len(cards) - SHOWN}</summary>{rest}</details>"
         title = "reranked" if kind == "rerank" else "global_only"
-        note = "reranked_note" if kind == "rerank" else "global_note"
+        note = "global_note" if kind == "global" else "reranked_note"
+        if kind == "rerank" and not _counted(candidates):
+            note = "reranked_note_expected"
         return (
             f'<div class="sv-column sv-{kind}"><h3>{both(title)}</h3><p>{both(note)}</p>'
             f"<ol>{''.join(cards[:SHOWN])}</ol>{more}</div>"
@@ -230,11 +249,13 @@ def matches(
     author = credit(candidate.place, manifest)
     thanks = f'<span class="sv-credit">{both("theirs", credit=author)}</span>' if author else ""
     counts = {"shown": f"{shown:,}", "total": f"{total:,}", "agreeing": f"{agreeing:,}"}
+    # A score that is no count would seem to contradict the counts beside it.
+    score = "" if _counted([candidate]) else both("match_score", score=candidate.matches_text)
     alt = html.escape(plain("match_image", "en", street=street))
     # The picture may be wider than a phone: it scrolls, by the keyboard too.
     return (
         f'<div id="sv-matches"><h3 class="sv-picked" id="sv-picked">{title}</h3>'
-        f'<p id="sv-counts">{both("match_summary", **counts)}</p>'
+        f'<p id="sv-counts">{both("match_summary", **counts)} {score}</p>'
         f'<div class="sv-pair" tabindex="0" role="group" aria-labelledby="sv-picked">'
         f'<img src="{picture}" alt="{alt}" aria-labelledby="sv-picked sv-counts"></div>'
         f'<p class="sv-pair-names"><span>{both("yours")}</span>{thanks}</p>'
@@ -343,6 +364,11 @@ def how_it_works() -> str:
     )
 
 
+def _counted(candidates: Sequence[Candidate]) -> bool:
+    """Whether matches were counted, not weighed."""
+    return all(isinstance(c.matches, int) for c in candidates if c.matches is not None)
+
+
 def _title(example: Example) -> str:
     return by_language({"en": example.title, "zh": example.chinese or example.title})
 
@@ -375,8 +401,9 @@ def _card(
     return (
         f'<li><button type="button" class="sv-card" data-candidate="{i}" '
         f'aria-pressed="{str(picked).lower()}"{thanks}><span class="sv-rank">{rank}</span>'
-        f'<img src="{picture}" alt="" width="96" height="72" loading="lazy">'
-        f'<span class="sv-what"><b>{street}</b><span>{" · ".join(facts)}</span></span>'
+        f'<img src="{picture}" alt="" width="120" height="90" loading="lazy">'
+        f'<span class="sv-what"><b>{street}</b>'
+        f"{''.join(f'<span>{fact}</span>' for fact in facts)}</span>"
         f"{move}</button></li>"
     )
 

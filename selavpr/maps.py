@@ -152,6 +152,7 @@ def _document(
         layer.add_to(page)
     data["basemap"] = served.basemap if served else basemap
     data["attribution"] = html.escape(attribution)
+    data["text"]["photos_of"] = text.both_plain("photos_of", credit="{credit}")
     # Folium renders what it is given as a Jinja template, even twice, so no name from an index may
     # go through it: all that is drawn is drawn by a script of our own, from plain data.
     names = f"{page.get_name()}, {layer.get_name() if layer else 'null'}"
@@ -207,6 +208,11 @@ def _pin(i: int, candidate: Candidate) -> dict[str, Any]:
     }
 
 
+def has_moves(recognition: Recognition) -> bool:
+    """Whether re-ranking moved a leading rank, which the map then shows."""
+    return bool(_moves(recognition))
+
+
 def _moves(recognition: Recognition) -> list[dict[str, Any]]:
     """From the place of each leading rank of the first stage to the place that took it."""
     if all(c.matches is None for c in recognition.candidates):
@@ -230,6 +236,10 @@ def _texts(
 ) -> dict[str, dict[str, str]]:
     keys = ("answer", "global_answer", "layer_rerank", "layer_global", "layer_moves", "move")
     texts = _spoken("map") | {key: text.both_plain(key, rank="{rank}") for key in keys}
+    texts["similarity"] = text.both_plain("similarity", value="{value}")
+    counted = isinstance(recognition.candidates[0].matches, int)
+    key = "matches" if counted else "expected_matches"
+    texts["matches"] = text.both_plain(key, count="{count}")
     if recognition.location.verdict == "not here":
         texts["answer"] = text.both_plain("guess")
     for radius, key in (

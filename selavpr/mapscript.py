@@ -23,6 +23,7 @@ html,body{height:100%;margin:0;background:#f4f1ea;font-family:system-ui,sans-ser
 .key.rerank{background:#0f766e;border-color:#0f766e}
 .key.moves{width:14px;height:0;border-radius:0;border-width:0 0 2px;border-bottom-style:dashed;
  vertical-align:3px;background:none}
+.end{fill:#7c3aed;stroke:#fff}.end.from{fill:#fff;stroke:#7c3aed}
 .dark .key.moves{border-color:#c4b5fd}
 .pin:focus-visible{outline:3px solid #f59e0b;outline-offset:2px}
 .spot{filter:drop-shadow(0 2px 3px #0008)}
@@ -37,6 +38,12 @@ stroke='%230f766e' stroke-width='2'%3E%3Cpath d='M12 3l9 5-9 5-9-5zM3 12l9 5 9-5
 .dark .leaflet-container a.leaflet-popup-close-button{color:#e5e7eb}
 .leaflet-control-attribution a{text-decoration:underline}
 .leaflet-control-attribution{max-width:min(75vw,560px);white-space:normal;font-size:11px}
+@media (max-width:640px){
+ .leaflet-control-attribution{max-width:calc(100vw - 130px);box-sizing:border-box}
+ .leaflet-control-attribution:not(:hover,:focus-within){white-space:nowrap;overflow:hidden;
+  text-overflow:ellipsis}
+}
+.beyond{filter:blur(10px)}
 .name{font:600 11px/1.1 system-ui,sans-serif;color:#57534e;white-space:nowrap;width:auto!important;
  text-shadow:0 0 3px #fff,0 0 3px #fff;pointer-events:none;transform:translate(-50%,-50%)}
 .dark .name{color:#cbd5e1;text-shadow:0 0 3px #0f172a,0 0 3px #0f172a}
@@ -73,7 +80,12 @@ function (map, tiles, data) {
     map.on('language', set);
   };
   map.attributionControl.setPrefix('<a href="https://leafletjs.com">Leaflet</a>');
-  if (data.attribution) map.attributionControl.addAttribution(data.attribution);
+  if (data.attribution) {
+    const credit = (language) =>
+      data.text.photos_of[language].replace('{credit}', () => data.attribution);
+    map.attributionControl.addAttribution('<span class="sv-en">' + credit('en') + '</span>' +
+      '<span class="sv-zh" lang="zh">' + credit('zh') + '</span>');
+  }
 
   // Basemap: drawn on its own canvas under the tiles, which hide it where they load.
   map.createPane('base').style.zIndex = 150;
@@ -102,6 +114,7 @@ function (map, tiles, data) {
     features.sort((a, b) => (order[a.properties.kind] || 0) - (order[b.properties.kind] || 0));
     base = L.geoJSON({type: 'FeatureCollection', features: features},
       {pane: 'base', renderer: canvas, interactive: false, style: style}).addTo(map);
+    fadeOut(base.getBounds());
     base.eachLayer((line) => {
       const p = line.feature.properties;
       if (p.kind !== 'street' || !p.name || !line.getLatLngs) return;
@@ -118,6 +131,17 @@ function (map, tiles, data) {
     });
     streets.sort((a, b) => b.length - a.length);
     drawNames();
+  }
+  // Where the basemap ends the land goes on: its edge fades instead of breaking off.
+  let beyond = null;
+  function fadeOut(bounds) {
+    if (!bounds.isValid()) return;
+    map.createPane('beyond').style.zIndex = 160;
+    const hole = bounds.pad(-0.01), far = L.latLngBounds([-89, -540], [89, 540]);
+    const ring = (b) => [b.getSouthWest(), b.getNorthWest(), b.getNorthEast(), b.getSouthEast()];
+    beyond = L.polygon([ring(far), ring(hole)], {pane: 'beyond', className: 'beyond', stroke: false,
+      renderer: L.svg({pane: 'beyond', padding: 0.3}), interactive: false, fillOpacity: 1,
+      fillColor: colours().land}).addTo(map);
   }
   function drawNames() {
     names.clearLayers();
@@ -170,7 +194,11 @@ function (map, tiles, data) {
   }
   if (tiles && navigator.onLine !== false) {
     if (!home.selavprTiles) tryTile();
-    home.selavprTiles.then((come) => { if (come) { tiles.addTo(map); names.clearLayers(); } });
+    home.selavprTiles.then((come) => {
+      if (!come) return;
+      tiles.addTo(map);
+      names.clearLayers();
+    });
   }
   L.control.scale({imperial: false}).addTo(map);
 
@@ -190,9 +218,9 @@ function (map, tiles, data) {
     const popup = (pin) => {
       const box = document.createElement('div'), head = document.createElement('strong');
       head.textContent = pin.street || '?';
-      const facts = [pin.similarity.toFixed(3)];
-      if (pin.matches !== null) facts.push(pin.matches + ' ⇄');
-      facts.unshift('#' + pin.global + ' → #' + pin.rank);
+      const facts = ['#' + pin.global + ' → #' + pin.rank,
+        say('similarity').replace('{value}', pin.similarity.toFixed(3))];
+      if (pin.matches !== null) facts.push(say('matches').replace('{count}', pin.matches));
       box.append(head, document.createElement('br'), facts.join(' · '));
       return box;
     };
@@ -229,6 +257,10 @@ function (map, tiles, data) {
         weight: first ? 3 : 1.5, opacity: first ? 0.9 : 0.5})
         .bindTooltip(() => say('move').replaceAll('{rank}', move.rank), {sticky: true})
         .addTo(groups.moves);
+      for (const [at, end] of [[move.from, 'from'], [move.to, 'to']]) {
+        L.circleMarker(at, {className: 'end ' + end, radius: first ? 5 : 4, weight: 2,
+          fillOpacity: 1, interactive: false}).addTo(groups.moves);
+      }
       const turn = 'rotate(' + Math.atan2(b.y - a.y, b.x - a.x) + 'rad)';
       const tip = '<svg viewBox="0 0 12 12" width="12" height="12" style="transform:' + turn +
         '" aria-hidden="true"><path d="M2 1l9 5-9 5z"/></svg>';
@@ -274,16 +306,20 @@ function (map, tiles, data) {
       '28 0c0 8-6 14-14 26z" fill="#c2410c" stroke="#fff" stroke-width="2"/>' +
       '<circle cx="16" cy="15" r="6" fill="#fff"/>');
 
-    const near = data.pins.filter((p) => p.rank <= 3 || p.global === 1).map((p) => p.at);
-    for (const end of data.moves.flatMap((move) => [move.from, move.to])) {
-      if (map.distance(end, data.answer) < 400) near.push(end);
+    // In view: the answer with its circles and what leads in either stage, not the stragglers.
+    const frame = L.latLngBounds([data.answer, data.global]);
+    for (const pin of data.pins) {
+      const leads = pin.rank <= 3 || pin.global <= 3;
+      if (leads && map.distance(pin.at, data.answer) < 300) frame.extend(pin.at);
     }
-    if (data.truth && map.distance(data.truth, data.answer) < 3000) near.push(data.truth);
-    const frame = L.latLngBounds([data.answer, data.global, ...near]);
+    if (data.truth && map.distance(data.truth, data.answer) < 3000) frame.extend(data.truth);
     for (const [radius] of data.circles) {
       if (radius < 400) frame.extend(L.latLng(data.answer).toBounds(2 * radius));
     }
-    map.fitBounds(frame, {padding: [40, 40], maxZoom: 18});
+    // Pins keep clear of the controls and of the line of authors at the bottom.
+    const foot = document.querySelector('.leaflet-control-attribution').offsetHeight;
+    map.fitBounds(frame, {paddingTopLeft: [56, 52], paddingBottomRight: [40, foot + 28],
+      maxZoom: 18});
 
     // A candidate picked on the page around is shown here.
     window.addEventListener('message', (event) => {
@@ -303,6 +339,7 @@ function (map, tiles, data) {
     root.classList.toggle('dark', host.body.classList.contains('dark'));
     root.lang = host.documentElement.lang || 'en';
     if (base) base.setStyle(style);
+    if (beyond) beyond.setStyle({fillColor: colours().land});
     rename();
   }
   if (host === document) rename();

@@ -288,18 +288,22 @@ class Recognizer:
         )
 
     def heatmap(self, photo: PhotoSource, *, adapted: bool = True) -> NDArray[np.float32]:
-        """What the network looks at: the negated channel mean of the tokens, scaled to 0..1.
+        """What the network looks at: each token's share in the fingerprint, scaled to 0..1.
 
         Args:
             photo: anything ``load_image`` opens.
             adapted: False shows the plain backbone, before adaptation.
 
         Returns:
-            ``[h, w]``, to be stretched over the photo.
+            ``[h, w]``, to be stretched over the photo; see ``viz.heat_of``.
         """
         with self._lock:
-            tokens = self.model.extract([load_image(photo)], adapted=adapted).tokens[0]
-        return viz.heat_of(tokens.cpu().numpy())
+            features = self.model.extract([load_image(photo)], adapted=adapted)
+        return self.heat_of(features)
+
+    def heat_of(self, features: Features) -> NDArray[np.float32]:
+        """The same of a photo whose features are there already."""
+        return viz.heat_of(features.tokens[0].float().cpu().numpy(), float(self.model.pool.p))
 
     def _depth(self, top_k: int, rerank: bool, rerank_depth: int | None) -> int:
         """How many candidates to re-rank, 0 for none; refuses numbers out of range."""
@@ -379,6 +383,7 @@ class Recognizer:
             confidence=judged.confidence,
             verdict=judged.verdict,
             street=street,
+            right=judged.right,
         )
 
     def _evidence(

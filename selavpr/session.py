@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,13 +28,16 @@ from selavpr.geo import Location
 from selavpr.images import load_image
 from selavpr.recognizer import Recognizer
 from selavpr.report import to_dict, to_geojson
-from selavpr.structs import KeypointMatches, Recognition
+from selavpr.structs import Features, KeypointMatches, Recognition
 from selavpr.text import plain
 
 log = logging.getLogger(__name__)
 
 SHOWN_SIDE = 960
 """Longest side of the photos kept and drawn for a visitor."""
+
+HEAT_SIDE = 640
+"""Longest side of the heat-maps."""
 
 GPU_SECONDS = 15
 """The longest a lent GPU is held; a large model's first call moves its weights there."""
@@ -84,9 +88,12 @@ class Site:
             )
         self.recognizers = dict(recognizers)
         self.tiles = tiles
+        # All cities share one network, and one visitor's photo goes through it at a time. Opening
+        # photos, drawing and encoding need no turn.
+        self._network = threading.Lock()
         self._recognize = gpu.borrowing(self._run_recognize, GPU_SECONDS)
         self._match = gpu.borrowing(self._run_match, GPU_SECONDS)
-        self._plain_heat = gpu.borrowing(self._run_plain_heat, GPU_SECONDS)
+        self._heats = gpu.borrowing(self._run_heats, GPU_SECONDS)
         self.folder = Path(tempfile.mkdtemp(prefix="selavpr-site-"))
         self._thumbnails: dict[tuple[str, int], str] = {}
         self._spreads: dict[str, list[Location]] = {}
@@ -129,7 +136,8 @@ class Site:
         opening = (time.perf_counter() - start) * 1000
         # A process that lends its GPU cannot call back.
         heard = None if gpu.is_lent() else progress
-        found = self._recognize(image, city, top_k, rerank, rerank_depth, heard)
+        with self._network:
+            found = self._recognize(image, city, top_k, rerank, rerank_depth, heard)
         timings = {**found.timings_ms, "open": found.timings_ms.get("open", 0.0) + opening}
         return Session(
             city,
@@ -156,7 +164,8 @@ class Site:
             served=served,
             tiles=self.tiles,
         )
-        return maps.frame(document) + cards.map_key(session.recognition, truth)
+        moves = maps.has_moves(session.recognition)
+        return maps.frame(document) + cards.map_key(session.recognition, truth, moves=moves)
 
     def overview(self, city: str) -> str:
         """What stands where the answer will be, with a map of where the references are."""
@@ -199,7 +208,8 @@ class Site:
         Raises:
             OptionError: there is no such candidate.
         """
-        matches = self._match(session.recognition, session.city, i)
+        with self._network:
+            matches = self._match(session.recognition, session.city, i)
         return replace(session, picked=i, matches=matches)
 
     def matches(
@@ -243,15 +253,15 @@ class Site:
         Raises:
             PhotoError: the photo's file has been deleted since.
         """
-        photo = viz.shrink(session.photo, SHOWN_SIDE // 2)
+        photo = viz.shrink(session.photo, HEAT_SIDE)
         # The adapted half was made for the answer; the plain one must see the same pixels.
-        tokens = session.recognition.features.tokens[0].float().numpy()
-        plain_half = self._plain_heat(load_image(session.path), session.city)
-        adapted = viz.heat_of(tokens)
-        after = viz.data_uri(viz.heat_overlay(photo, adapted))
-        if np.allclose(plain_half, adapted, atol=0.01):
-            return cards.heat(after, after)
-        return cards.heat(viz.data_uri(viz.heat_overlay(photo, plain_half)), after)
+        whole = load_image(session.path)
+        with self._network:
+            before, after = self._heats(whole, session.recognition.features, session.city)
+        shown = viz.data_uri(viz.heat_overlay(photo, after))
+        if np.allclose(before, after, atol=0.01):
+            return cards.heat(shown, shown)
+        return cards.heat(viz.data_uri(viz.heat_overlay(photo, before)), shown)
 
     def answer(self, session: Session) -> dict[str, Any]:
         """The answer as plain data, in the schema of the command line."""
@@ -301,8 +311,11 @@ class Site:
         features = recognition.features.to(recognizer.model.device)
         return recognizer.matches(replace(recognition, features=features), i)
 
-    def _run_plain_heat(self, photo: Image.Image, city: str) -> NDArray[np.float32]:
-        return self._recognizer(city).heatmap(photo, adapted=False)
+    def _run_heats(
+        self, photo: Image.Image, features: Features, city: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        recognizer = self._recognizer(city)
+        return recognizer.heatmap(photo, adapted=False), recognizer.heat_of(features)
 
     def _recognizer(self, city: str) -> Recognizer:
         try:

@@ -270,6 +270,7 @@ class Estimate:
         confidence: probability that the photo shows the indexed city, 0 to 1; None if uncalibrated.
         verdict: ``"sure"``, ``"probably"``, ``"unsure"`` or ``"not here"``.
         street: label of the place nearest to the position; empty where unknown.
+        right: probability that the position is within 25 m of the truth; None if uncalibrated.
     """
 
     location: Location
@@ -278,6 +279,7 @@ class Estimate:
     confidence: float | None
     verdict: Literal["sure", "probably", "unsure", "not here"]
     street: str = ""
+    right: float | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ _TEXT: dict[str, tuple[str, str]] = {
         "上传一张街景照片，看看它拍摄于何处，以及判断的依据。",
     ),
     "skip": ("Skip to the answer", "跳到结果"),
-    "theme_switch": ("Light or dark", "浅色或深色"),
+    "theme_switch": ("Dark mode", "深色模式"),
     "language_switch": ("中文", "English"),
     "photo": ("Your photo", "你的照片"),
     "photo_hint": (
@@ -52,9 +52,9 @@ _TEXT: dict[str, tuple[str, str]] = {
     "now_locate": ("Placing it on the map", "确定位置"),
     "now_done": ("Done", "完成"),
     # the verdict
-    "sure": ("{street}", "{street}"),
-    "probably": ("Probably {street}", "很可能是 {street}"),
-    "unsure": ("Perhaps {street}", "也许是 {street}"),
+    "sure": ("This is {street}", "这里是{street}"),
+    "probably": ("This is probably {street}", "这里很可能是{street}"),
+    "unsure": ("This may be {street}", "这里也许是{street}"),
     "not here": ("This does not look like {city}", "看起来不像 {city}"),
     "sure_note": ("The evidence is strong.", "证据充分。"),
     "probably_note": (
@@ -71,8 +71,11 @@ _TEXT: dict[str, tuple[str, str]] = {
     ),
     "metres": ("{number} m", "{number} 米"),
     "kilometres": ("{number} km", "{number} 公里"),
-    "within": ("about {distance}", "误差约 {distance}"),
-    "percent": ("{percent} % sure it is in {city}", "有 {percent} % 的把握位于{city}"),
+    "within": ("off by about {distance}", "误差约 {distance}"),
+    "percent": (
+        "{percent} % sure it is within {right}",
+        "有 {percent} % 的把握误差不超过 {right}",
+    ),
     "percent_not": ("{percent} % likely to be in {city}", "位于{city}的可能性为 {percent} %"),
     "uncalibrated": (
         "Not calibrated for this city and these settings: no probability, no error circle",
@@ -99,7 +102,7 @@ _TEXT: dict[str, tuple[str, str]] = {
     "circle90": ("Nine in ten lie this close", "九成结果在此范围内"),
     "circles": (
         "Half of answers lie within {near}, nine in ten within {far}",
-        "半数结果的误差在 {near} 内，九成在 {far} 内",
+        "半数结果的误差在 {near}内，九成在 {far}内",
     ),
     "layer_rerank": ("Re-ranked", "重排后"),
     "layer_global": ("Global only", "仅全局"),
@@ -108,6 +111,11 @@ _TEXT: dict[str, tuple[str, str]] = {
         "No. {rank} of the first stage → No. {rank} re-ranked",
         "第一阶段第 {rank} 名 → 重排后第 {rank} 名",
     ),
+    "moves": (
+        "Dashed: from the place the first stage gave a rank to the place that has it now",
+        "虚线：从第一阶段某一名次的地点指向现居该名次的地点",
+    ),
+    "photos_of": ("Photos: {credit}", "参考照片：{credit}"),
     "covered": ("Where the photos of this city were taken", "这座城市参考照片的拍摄位置"),
     "zoom_in": ("Zoom in", "放大"),
     "zoom_out": ("Zoom out", "缩小"),
@@ -123,6 +131,10 @@ _TEXT: dict[str, tuple[str, str]] = {
     "global_note": ("The whole picture as one fingerprint", "整张图片一个指纹"),
     "reranked": ("2 · Re-ranked", "2 · 重排后"),
     "reranked_note": ("By details found in both pictures", "按两图共有的细节"),
+    "reranked_note_expected": (
+        "By shared details, weighed by how unmistakable they are",
+        "按两图共有的细节，并按独特程度加权",
+    ),
     "reranked_off": (
         "Re-ranking is off. Switch it on under Options to compare.",
         "重排已关闭，可在“选项”中打开以作比较。",
@@ -134,7 +146,7 @@ _TEXT: dict[str, tuple[str, str]] = {
     "not_moved": ("Both stages chose the same place.", "两个阶段选中了同一地点。"),
     "similarity": ("similarity {value}", "相似度 {value}"),
     "matches": ("{count} matches", "{count} 处匹配"),
-    "expected_matches": ("{count} expected matches", "预期匹配 {count} 处"),
+    "expected_matches": ("match score {count}", "匹配得分 {count}"),
     "up": ("up {count}", "上升 {count}"),
     "down": ("down {count}", "下降 {count}"),
     "same": ("unchanged", "不变"),
@@ -144,6 +156,11 @@ _TEXT: dict[str, tuple[str, str]] = {
     "match_summary": (
         "{shown} of {total} matches drawn; {agreeing} of all agree on one geometry.",
         "显示 {total} 处匹配中的 {shown} 处；全部匹配中 {agreeing} 处符合同一几何关系。",
+    ),
+    "match_score": (
+        "Here each counts as one; the ranking's score, {score}, weighs them by how unmistakable "
+        "they are, on a coarser grid.",
+        "此处每处匹配计为一；排序所用的得分 {score} 在较粗的网格上按独特程度对匹配加权。",
     ),
     "match_legend": (
         "Bold lines agree on one geometry; faint ones do not. Colour: similarity, low to high",
@@ -158,9 +175,10 @@ _TEXT: dict[str, tuple[str, str]] = {
     "save_picture": ("Save this picture", "保存此图"),
     "heat": ("What the model looks at", "模型关注的区域"),
     "heat_note": (
-        "Bright: where the features of the network are strongest. Adapters are trained to tell "
-        "places apart; this is what they made of your photo.",
-        "明亮处表示网络特征最强。适配器经训练以区分地点；这是它们对您照片的处理结果。",
+        "Bright: what the photo's fingerprint, by which the first stage searches, is made of most: "
+        "by the plain network, and by the adapted one that answers. Each has a scale of its own.",
+        "明亮处对照片指纹（第一阶段据此搜索）的贡献最大：先是原始网络，后是作出回答的适配后网络。"
+        "两图各用各的色阶。",
     ),
     "heat_same": (
         "In this model the adapters make no difference to this photo.",
@@ -168,7 +186,7 @@ _TEXT: dict[str, tuple[str, str]] = {
     ),
     "heat_before": ("Before adaptation", "适配之前"),
     "heat_after": ("After adaptation", "适配之后"),
-    "heat_scale": ("Little to much", "由少到多"),
+    "heat_scale": ("Share in the fingerprint, small to large", "在指纹中的份额，由小到大"),
     # the end of the page
     "time": ("Time: {total}", "用时：{total}"),
     "seconds": ("{number} s", "{number} 秒"),
@@ -189,9 +207,11 @@ _TEXT: dict[str, tuple[str, str]] = {
         "第一阶段：网络把每张图片变成一个指纹，在全城中寻找最接近的指纹，约需一毫秒。",
     ),
     "how_local": (
-        "Second stage. The same network gives a fine grid of local details. Details that choose "
-        "each other in both pictures count; the place with most of them wins.",
-        "第二阶段：同一网络给出细密的局部特征网格。两图中互为最近邻的细节计为匹配，匹配最多者胜出。",
+        "Second stage. The same network gives a grid of local details. Those that choose each "
+        "other in both pictures speak for a place: counted one by one, or weighed by how "
+        "unmistakable they are, as the model was trained to. The strongest case wins.",
+        "第二阶段：同一网络给出局部细节的网格。两图中互相选中的细节支持该地点：依模型的训练方式，"
+        "或逐一计数，或按独特程度加权。支持最强者胜出。",
     ),
     "svg_photo": ("photo", "照片"),
     "svg_network": ("DINOv2 + adapters", "DINOv2 + 适配器"),
@@ -278,7 +298,31 @@ def plain(key: str, language: str, **values: object) -> str:
         language: a locale such as ``"zh-CN"``; what is not Chinese is English.
         **values: what the text's ``{names}`` stand for.
     """
-    return _TEXT[key][language.lower().startswith("zh")].format(**values)
+    english, chinese = _TEXT[key]
+    if not language.lower().startswith("zh"):
+        return english.format(**values)
+    return chinese.format(**_spaced(chinese, values))
+
+
+def _spaced(template: str, values: Mapping[str, object]) -> dict[str, object]:
+    """The values with a space wherever Latin letters or digits would touch a Chinese character."""
+
+    def apart(mine: str, other: str) -> bool:
+        return mine.isalnum() and not _is_chinese(mine) and _is_chinese(other)
+
+    spaced = dict(values)
+    for place in re.finditer(r"\{(\w+)\}", template):
+        value = str(values.get(place[1], ""))
+        before, after = template[: place.start()][-1:], template[place.end() :][:1]
+        left = " " if value and before and apart(value[0], before) else ""
+        right = " " if value and after and apart(value[-1], after) else ""
+        if left or right:
+            spaced[place[1]] = f"{left}{value}{right}"
+    return spaced
+
+
+def _is_chinese(sign: str) -> bool:
+    return "\u4e00" <= sign <= "\u9fff"
 
 
 def both(key: str, **values: object) -> str:

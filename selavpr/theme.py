@@ -54,32 +54,44 @@ body,gradio-app{background:var(--sv-page)!important}
  color:var(--sv-ink)!important;border-radius:999px;padding:7px 14px;font-size:14px;cursor:pointer;
  text-decoration:none!important;line-height:1.3}
 .sv-chip:hover{border-color:var(--sv-green)}
+.sv-chip[aria-pressed=true]{background:var(--sv-ink);color:var(--sv-card)!important}
 
+/* On a wide screen: the form beside the answer, the evidence below both and as wide as the page. */
+@media (min-width:861px){
+ #sv-page{display:grid!important;grid-template-columns:320px minmax(0,1fr);gap:24px;
+  grid-template-rows:auto 1fr;align-items:start}
+ #sv-side{grid-area:1/1/span 2}
+ #sv-result,#sv-end{grid-column:2}
+ #sv-page:has(.sv-verdict){grid-template-rows:none}
+ #sv-page:has(.sv-verdict) #sv-side{grid-area:1/1}
+ #sv-wide,#sv-page:has(.sv-verdict) #sv-end{grid-column:1/-1}
+}
 #sv-side{position:sticky;top:14px;align-self:flex-start;gap:12px}
-#sv-side>*,#sv-result>*{flex-grow:0}
+#sv-side>*,#sv-result>*,#sv-wide>*,#sv-end>*{flex-grow:0}
 #sv-locate{min-height:50px;font-size:17px;font-weight:650;border-radius:12px}
 .sv-small{font-size:13px!important;font-weight:650;margin:2px 0 8px!important;
  color:var(--sv-soft)!important}
 .sv-examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:8px}
 .sv-examples button{border:1px solid var(--sv-line);background:var(--sv-card);border-radius:10px;
- padding:0;overflow:hidden;cursor:pointer;text-align:left;color:var(--sv-ink);font-size:12px}
+ padding:0;overflow:hidden;cursor:pointer;text-align:left;color:var(--sv-ink);font-size:12px;
+ display:flex;flex-direction:column}
 .sv-examples button[aria-pressed=true]{border-color:var(--sv-green);
  box-shadow:0 0 0 1px var(--sv-green)}
 @media (hover:hover){.sv-examples button:hover{border-color:var(--sv-green)}}
 .sv-examples img{width:100%;aspect-ratio:4/3;object-fit:cover;display:block;margin:0;height:auto}
 .sv-examples button>span{display:block;padding:4px 8px 6px;line-height:1.25}
 
-#sv-result{gap:18px}
-#sv-result section{background:none}
-#sv-result h2{font-size:18px;margin:0 0 6px;font-weight:680;color:var(--sv-ink)}
-#sv-result p{margin:0}
+#sv-result,#sv-more,#sv-wide,#sv-end{gap:18px}
+#sv-page section{background:none}
+#sv-page h2{font-size:18px;margin:0 0 6px;font-weight:680;color:var(--sv-ink)}
+#sv-page p{margin:0}
 .sv-note{color:var(--sv-soft);font-size:14px}
 .sv-notice{border:1px solid #b45309;border-radius:12px;padding:8px 14px;margin:0;font-size:15px;
  background:var(--sv-card)}
 .sv-empty{display:grid;gap:14px;color:var(--sv-soft)}
 .sv-lead{display:flex;gap:16px;align-items:center;border:1px solid var(--sv-line);
  border-radius:16px;padding:18px 20px;background:var(--sv-card)}
-#sv-result .sv-empty h2{margin:0 0 2px;font-size:22px}
+#sv-page .sv-empty h2{margin:0 0 2px;font-size:22px}
 .sv-empty p{font-size:15px}
 .sv-links{flex-wrap:wrap;align-items:center}
 .sv-verdict{display:flex;gap:16px;align-items:flex-start;border-radius:16px;
@@ -92,7 +104,7 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-not-here{--sv-mark:#b91c1c}
 .sv-sign{flex:none;width:44px;height:44px;border-radius:50%;background:var(--sv-mark);color:#fff;
  font-size:24px;font-weight:700;display:grid;place-items:center}
-#sv-result .sv-verdict h2{font-size:27px;line-height:1.2;letter-spacing:-.01em;margin:0 0 4px}
+#sv-page .sv-verdict h2{font-size:27px;line-height:1.2;letter-spacing:-.01em;margin:0 0 4px}
 .sv-verdict>div:last-child{min-width:0}
 .sv-verdict h2,.sv-picked{overflow-wrap:anywhere}
 .sv-verdict p{color:var(--sv-soft);font-size:15px}
@@ -103,6 +115,10 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-facts a:hover code{text-decoration:underline}
 .sv-map{width:100%;height:440px;border:1px solid var(--sv-line);border-radius:16px;display:block;
  background:var(--sv-wash)}
+.sv-waiting{background:var(--sv-wash);border-radius:16px;animation:sv-wait 1.4s 20 alternate}
+.sv-waiting-map{height:440px}.sv-waiting-columns{height:640px}
+@keyframes sv-wait{to{opacity:.45}}
+.sv-empty .sv-map{height:520px}
 
 .sv-key{list-style:none!important;display:flex;flex-wrap:wrap;gap:4px 18px;
  margin:8px 2px 0!important;padding:0!important;font-size:13px;color:var(--sv-soft)}
@@ -111,6 +127,10 @@ body,gradio-app{background:var(--sv-page)!important}
  margin-right:7px;vertical-align:-1px;background:#c2410c;box-sizing:border-box}
 .sv-key .sv-k-truth::before{background:#15803d}
 .sv-key .sv-k-circles::before{background:#c2410c29;border:2px solid #c2410c}
+.sv-key .sv-k-moves::before{width:26px;height:10px;border-radius:0;background:\
+radial-gradient(circle at 5px 5px,#fff 2px,#7c3aed 2.4px 4.4px,#0000 4.8px),\
+radial-gradient(circle at 21px 5px,#7c3aed 4px,#0000 4.4px),\
+linear-gradient(90deg,#7c3aed 3px,#0000 3px 5px,#7c3aed 5px) 9px 4px/8px 2px no-repeat}
 .sv-moved{font-weight:600;color:var(--sv-orange)}
 .sv-stayed{font-weight:600;color:var(--sv-green)}
 .sv-columns{display:grid;grid-template-columns:1fr 1fr;gap:16px;margin-top:12px}
@@ -133,7 +153,7 @@ body,gradio-app{background:var(--sv-page)!important}
  background:#6d28d9;color:#fff;font-weight:700;font-size:13px;display:grid;place-items:center;
  border:2px solid var(--sv-card)}
 .sv-rerank .sv-rank{background:#0f766e}
-.sv-card img{border-radius:7px;width:96px;height:72px;object-fit:cover;flex:none;margin:0}
+.sv-card img{border-radius:7px;width:120px;height:90px;object-fit:cover;flex:none;margin:0}
 .sv-what{display:grid;gap:2px;min-width:0;flex:1;font-size:13px;color:var(--sv-soft)}
 .sv-what b{font-size:15px;color:var(--sv-ink);font-weight:600;overflow-wrap:anywhere}
 .sv-move{flex:none;font-size:13px;font-weight:700;min-width:30px;text-align:right;
@@ -152,7 +172,8 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-pair img{display:block;margin:0 auto;max-width:100%;max-height:480px}
 .sv-heat{display:flex;gap:12px;margin:10px 0 8px}
 .sv-heat figure{margin:0;min-width:0}
-.sv-heat img{max-width:100%;max-height:420px;border-radius:10px;display:block;margin:0}
+.sv-heat img{height:430px;max-width:100%;object-fit:contain;object-position:left;
+ border-radius:10px;display:block;margin:0}
 .sv-heat figcaption{font-size:13px;color:var(--sv-soft);padding-top:4px}
 .sv-bar{display:flex;height:14px;border-radius:7px;overflow:hidden;gap:1px;margin:8px 0}
 .sv-bar i{display:block;min-width:2px;background:var(--sv-t)}
@@ -165,6 +186,9 @@ body,gradio-app{background:var(--sv-page)!important}
 .sv-t-rerank{--sv-t:#0f766e}.sv-t-locate{--sv-t:#ca8a04}
 .sv-links{display:flex;gap:8px}
 .sv-how{display:grid;gap:12px}
+@media (min-width:1000px){#sv-page:has(.sv-verdict) .sv-how{grid-template-columns:3fr 2fr;
+ align-items:center}}
+#sv-matches .sv-links{margin-top:8px!important}
 .sv-how ol{margin:0;padding-left:20px;max-width:75ch;font-size:15px;color:var(--sv-ink)}
 .sv-how li{margin:0 0 6px}
 .sv-how svg{width:100%;max-width:860px;height:auto;font:13px system-ui,sans-serif}
@@ -186,8 +210,10 @@ html[lang^=zh] .toast-body.error .toast-title-row>span::before{content:"未能�
 html[lang^=zh] .toast-body.warning .toast-title-row>span::before{content:"请注意"}
 html[lang^=zh] .toast-count{font-size:13px}
 @media (max-width:860px){
+ #sv-page{flex-direction:column;flex-wrap:nowrap}
+ #sv-page>*{width:100%;min-width:0!important}
  #sv-side{position:static}
- .sv-map{height:360px}
+ .sv-map,.sv-empty .sv-map,.sv-waiting-map{height:360px}
 }
 @media (max-width:640px){
  .main.app{padding:12px 12px 24px!important}
@@ -206,10 +232,14 @@ html[lang^=zh] .toast-count{font-size:13px}
   padding:0 6px;min-width:0}
  .sv-pair img{max-width:none;max-height:none;height:260px}
  .sv-heat{flex-direction:column}
+ .sv-heat img{width:100%;height:auto}
  .sv-pair-names{display:block}.sv-pair-names>span{display:block;text-align:left}
- #sv-result .sv-verdict h2{font-size:22px}
+ #sv-page .sv-verdict h2{font-size:22px}
  .sv-verdict{gap:12px;padding:14px 14px 14px 19px}
  .sv-sign{width:32px;height:32px;font-size:18px}
+ .sv-facts{display:block;margin-top:8px}
+ .sv-facts li{display:inline;background:none;padding:0}
+ .sv-facts li+li::before{content:"·";margin:0 7px}
  .sv-examples{grid-template-columns:repeat(3,1fr);gap:6px}
  .sv-how text{font-size:18px}
 }
@@ -250,6 +280,26 @@ START = """
     }, 700);
   }
   if (wanted) window.selavprLanguage(wanted.startsWith('zh') ? 'zh-CN' : 'en');
+  // A photo pasted anywhere on the page; Gradio takes one by its button only.
+  const give = (file, tries) => {
+    const input = document.querySelector('#sv-photo input[type="file"]');
+    if (!input) {
+      const there = '[aria-label="Remove Image"],[aria-label="移除图片"]';
+      if (tries === 20) document.querySelector(`#sv-photo :is(${there})`)?.click();
+      if (tries) setTimeout(give, 100, file, tries - 1);
+      return;
+    }
+    const carried = new DataTransfer();
+    carried.items.add(file);
+    input.files = carried.files;
+    input.dispatchEvent(new Event('change', {bubbles: true}));
+  };
+  document.addEventListener('paste', (event) => {
+    const file = [...event.clipboardData.files].find((one) => one.type.startsWith('image/'));
+    if (!file) return;
+    event.preventDefault();
+    give(file, 20);
+  });
   window.addEventListener('message', (event) => {
     if (event.origin !== location.origin || event.data?.selavprPick === undefined) return;
     const card = `[data-candidate="${Number(event.data.selavprPick)}"]`;
@@ -268,6 +318,7 @@ SHOW_ANSWER = """
     link.searchParams.set('rerank', rerank ? 1 : 0);
     link.searchParams.set('depth', depth);
   }
+  link.searchParams.delete('pick');
   history.replaceState(null, '', link);
   const answer = document.getElementById('sv-answer');
   if (!answer) return;
@@ -283,7 +334,7 @@ FORGET_EXAMPLE = """
 () => {
   document.querySelector('[data-example][aria-pressed=true]')?.setAttribute('aria-pressed', false);
   const link = new URL(location);
-  for (const name of ['example', 'k', 'rerank', 'depth']) link.searchParams.delete(name);
+  for (const name of ['example', 'k', 'rerank', 'depth', 'pick']) link.searchParams.delete(name);
   history.replaceState(null, '', link);
 }
 """
@@ -291,13 +342,34 @@ FORGET_EXAMPLE = """
 
 REOPEN = """
 () => {
-  const number = new URLSearchParams(location.search).get('example');
+  const asked = new URLSearchParams(location.search);
+  const number = asked.get('example');
+  window.selavprPicked = asked.get('pick');
   if (number !== null) document.querySelector(`[data-example="${Number(number)}"]`)?.click();
 }
 """
 """Runs the example that the address names."""
 
+REOPEN_PICK = """
+() => {
+  const number = window.selavprPicked;
+  window.selavprPicked = null;
+  if (number === null || number === undefined) return;
+  const pick = (tries) => {
+    const card = document.querySelector(`[data-candidate="${Number(number)}"]`);
+    if (card) card.click();
+    else if (tries) setTimeout(pick, 100, tries - 1);
+  };
+  if (Number(number)) pick(50);
+}
+"""
+"""Picks the candidate that the address names, once: the columns may come a little later."""
+
 HEADER_CLICKS = """
+const isDark = () => document.body.classList.contains('dark');
+const tell = () => element.querySelector('[data-do=theme]')?.setAttribute('aria-pressed', isDark());
+new MutationObserver(tell).observe(document.body, {attributeFilter: ['class']});
+tell();
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-do]');
   if (!button) return;
@@ -332,6 +404,11 @@ element.addEventListener('click', (event) => {
     other.setAttribute('aria-pressed', other.dataset.candidate === card.dataset.candidate);
   }
   const number = Number(card.dataset.candidate);
+  const link = new URL(location);
+  if (link.searchParams.has('example')) {
+    link.searchParams.set('pick', number);
+    history.replaceState(null, '', link);
+  }
   document.querySelector('#sv-more iframe.sv-map')?.contentWindow
     .postMessage({selavprShow: number}, location.origin);
   document.getElementById('sv-matches')?.scrollIntoView({block: 'nearest'});

@@ -60,7 +60,10 @@ VISITORS = 128
 TOP_K, MAX_TOP_K = 20, 100
 LINES = 80
 
-_MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # the network is used one at a time
+_ANSWER = {"concurrency_limit": 1, "concurrency_id": "answer"}
+"""Photos are answered in the order they come. What is made of an answer stands in no such line:
+``Site`` sees to it that the network is used one at a time, and the rest is made beside it."""
+
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 _t = gr.I18n(**gradio_table())
@@ -102,7 +105,7 @@ def build_demo(
         _html(cards.header(), js_on_load=theme.HEADER_CLICKS + theme.NAME_CONTROLS)
         for note in notes:
             _html(cards.notice(note))
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="sv-page"):
             with gr.Column(scale=1, min_width=320, elem_id="sv-side"):
                 photo = gr.Image(
                     type="filepath",
@@ -146,15 +149,15 @@ def build_demo(
                 with gr.Column(visible=False, elem_id="sv-more") as more:
                     map_view = _html()
                     columns = _html(js_on_load=theme.CARD_CLICKS)
-                    _html(f"<h2>{both('why')}</h2>")
-                    picture = _html()
-                    with gr.Row():
-                        lines = gr.Slider(1, 400, LINES, step=1, label=_t("lines"), min_width=240)
-                        least = gr.Slider(
-                            0, 1, 0, step=0.01, label=_t("min_similarity"), min_width=240
-                        )
-                    agreeing = gr.Checkbox(False, label=_t("agreeing_only"))
-                    heat, timing, links = _html(), _html(), _html(js_on_load=theme.LINK_CLICKS)
+            with gr.Column(visible=False, elem_id="sv-wide") as wide:
+                _html(f"<h2>{both('why')}</h2>")
+                picture = _html()
+                with gr.Row():
+                    lines = gr.Slider(1, 400, LINES, step=1, label=_t("lines"), min_width=240)
+                    least = gr.Slider(0, 1, 0, step=0.01, label=_t("min_similarity"), min_width=240)
+                agreeing = gr.Checkbox(False, label=_t("agreeing_only"))
+                heat, timing, links = _html(), _html(), _html(js_on_load=theme.LINK_CLICKS)
+            with gr.Column(elem_id="sv-end"):
                 with gr.Accordion(_t("how")):
                     _html(cards.how_it_works())
                 _html(cards.credits(manifests))
@@ -182,19 +185,23 @@ def build_demo(
                 int(depth),
                 progress=lambda stage, share: progress(share, desc=plain(f"now_{stage}", language)),
             )
-            # Only now, with the answer made, may the photo's own data be looked at.
-            known = None if truth is None else Truth(truth)
-            if known is None and compare:
-                known = Truth(read_position(photo), own=True)
+            # The verdict alone: the rest follows, and nothing of another photo stays beside it.
             return (
                 found,
-                site.verdict(found, known),
+                site.verdict(found, _known(photo, truth, compare)),
                 gr.Column(visible=True),
-                site.map(found, known),
-                site.columns(found),
+                gr.Column(visible=True),
+                cards.waiting("map"),
+                cards.waiting("columns"),
+                "",
+                "",
                 cards.timings(found.recognition.timings_ms),
                 site.downloads(found, linked=truth is not None),
             )
+
+        @_guarded
+        def draw_map(found: Session, compare: bool, truth: Location | None) -> str:
+            return site.map(found, _known(found.path, truth, compare))
 
         @_guarded
         def first_pick(
@@ -220,18 +227,22 @@ def build_demo(
         settings = [top_k, rerank, depth]
 
         def answer(start: Callable[..., Any]) -> None:
-            # The answer first, its explanations after it.
+            # The verdict first; what takes longer to make comes after it, side by side.
+            rest = [map_view, columns, picture, heat]
             located = start(
                 show,
                 [photo, city, *settings, compare, truth],
-                [session, verdict, more, map_view, columns, timing, links],
+                [session, verdict, more, wide, *rest, timing, links],
                 show_progress_on=[verdict],
                 api_visibility="private",
-                **_MODEL,
+                **_ANSWER,
             )
-            explained = located.success(first_pick, [session, *controls], drawn, **_QUIET, **_MODEL)
             located.success(None, settings, js=theme.SHOW_ANSWER, **_QUIET)
-            explained.success(_guarded(site.heat), [session], [heat], **_QUIET, **_MODEL)
+            located.success(draw_map, [session, compare, truth], [map_view], **_QUIET)
+            located.success(_guarded(site.columns), [session], [columns], **_QUIET)
+            explained = located.success(first_pick, [session, *controls], drawn, **_QUIET)
+            explained.success(_guarded(site.heat), [session], [heat], **_QUIET)
+            explained.success(None, js=theme.REOPEN_PICK, **_QUIET)
 
         answer(go.click)
         city.input(
@@ -262,7 +273,6 @@ def build_demo(
             drawn,
             show_progress_on=[picture],
             api_visibility="private",
-            **_MODEL,
         )
         for control in controls:
             control.change(
@@ -494,7 +504,7 @@ def _add_api(site: Site) -> None:
         "degrees with error radii in metres (null where the index is not calibrated), the "
         "position of the first stage alone, the candidates by rank with place_id, position, "
         "street, cosine similarity and number of matches, and milliseconds by stage.",
-        **_MODEL,
+        **_ANSWER,
     )
     button.click(
         matches,
@@ -504,7 +514,7 @@ def _add_api(site: Site) -> None:
         api_description="Match a photo's details with its candidate of a rank. Returns both "
         "photos' sizes and the matches, most similar first: query and candidate as [x, y] in "
         "pixels, cosine similarity, and whether the match fits the common geometry.",
-        **_MODEL,
+        **_ANSWER,
     )
 
 
@@ -573,6 +583,13 @@ def _deepest(site: Site) -> int:
 def _language(request: gr.Request) -> str:
     """What the visitor chose on the page, or else what the browser asks for."""
     return str(request.cookies.get("selavpr_lang") or request.headers.get("accept-language", "en"))
+
+
+def _known(photo: str, truth: Location | None, compare: bool) -> Truth | None:
+    """What an answer is compared with; only once it is made may the photo's data be looked at."""
+    if truth is not None:
+        return Truth(truth)
+    return Truth(read_position(photo), own=True) if compare else None
 
 
 def _given(photo: str | None) -> str:

@@ -144,18 +144,31 @@ def select_matches(
     return np.asarray(rows[: max(count, 0)], dtype=np.int64)
 
 
-def heat_of(tokens: _Floats) -> _Floats:
-    """What the network looks at: the negated channel mean of its tokens, scaled to 0..1.
+def heat_of(tokens: _Floats, power: float = 3.0) -> _Floats:
+    """What the network looks at: each token's share in the fingerprint, scaled to 0..1.
+
+    The fingerprint ``d`` is the generalised mean of the tokens, channel by channel, at length 1. A
+    token's share of a channel is its power's share of the sum of powers there; of the fingerprint,
+    the mean of these, each channel weighing ``d * d``. So the shares of all tokens sum to 1, and
+    where a token has none, the fingerprint would be the same direction without it.
 
     Args:
         tokens: ``[h, w, C]``.
+        power: of the generalised mean, see ``model.GeM``.
 
     Returns:
-        ``[h, w]``, for ``heat_overlay``.
+        ``[h, w]``, for ``heat_overlay``; 0 for the least and 1 for the largest share.
     """
-    heat = -np.asarray(tokens, np.float32).mean(axis=-1)
-    low, high = float(np.min(heat)), float(np.max(heat))
-    return np.asarray((heat - low) / max(high - low, 1e-6), dtype=np.float32)
+    given = np.asarray(tokens, np.float64)
+    length = np.linalg.norm(given, axis=-1, keepdims=True)
+    powers = np.maximum(given / np.maximum(length, 1e-12), 1e-6) ** power
+    sums = powers.sum(axis=(0, 1))
+    weights = sums ** (2 / power) / (sums ** (2 / power)).sum()
+    share = (powers / sums) @ weights
+    low, high = float(np.min(share)), float(np.max(share))
+    # Differences that small are rounding: all tokens are alike.
+    spread = high - low if high - low > 1e-9 else np.inf
+    return np.asarray((share - low) / spread, dtype=np.float32)
 
 
 def heat_overlay(photo: Image.Image, heat: _Floats, *, opacity: float = 0.6) -> Image.Image:

@@ -188,7 +188,8 @@ class FakeRecognizer:
                 location=Location(best.location.latitude + 0.0001, best.location.longitude),
                 radius50_m=15.0 if self.calibrated else None,
                 radius90_m=60.0 if self.calibrated else None,
-                confidence=0.93 if self.calibrated else None,
+                confidence=0.97 if self.calibrated else None,
+                right=0.93 if self.calibrated else None,
                 verdict="sure" if self.calibrated else "probably",
                 street=best.street,
             ),
@@ -211,7 +212,13 @@ class FakeRecognizer:
         )
 
     def heatmap(self, photo: PhotoSource, *, adapted: bool = True) -> np.ndarray:
+        return self._heat(0.3 if adapted else 0.8)
+
+    @staticmethod
+    def _heat(peak: float) -> np.ndarray:
         y, x = np.mgrid[0:16, 0:16] / 15
-        peak = 0.3 if adapted else 0.8
         heat = np.exp(-((x - 0.5) ** 2 + (y - peak) ** 2) * 8 / math.pi)
         return ((heat - heat.min()) / np.ptp(heat)).astype(np.float32)
+
+    def heat_of(self, features: Features) -> np.ndarray:
+        return self._heat(0.3)

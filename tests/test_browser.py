@@ -165,6 +165,77 @@ def test_upload_then_locate(visit, shots: Path, photo: Path) -> None:  # type: i
     assert link.get_attribute("download") == "my street.geojson"
 
 
+def test_verdict_comes_before_what_takes_longer(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.page.evaluate(
+        """() => {
+          const later = '.sv-card, #sv-more iframe, #sv-matches, .sv-heat';
+          window.seen = [];
+          new MutationObserver(() => {
+            const here = document.querySelector('.sv-verdict')?.textContent;
+            if (here && here !== window.last) {
+              window.seen.push(document.querySelectorAll(later).length);
+            }
+            window.last = here;
+          }).observe(document.body, {childList: true, characterData: true, subtree: true});
+        }"""
+    )
+    visitor.try_example(0)
+    visitor.try_example(1)
+    visitor.wait_for("window.seen.length >= 2")
+    # Nor does anything of the first photo stay beside the second verdict.
+    assert visitor.page.evaluate("window.seen") == [0, 0]
+
+
+def test_pasted_photo_is_taken(visit, photo: Path) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    paste = """([name, data]) => {
+      const bytes = Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0));
+      const clipboard = new DataTransfer();
+      clipboard.items.add(new File([bytes], name, {type: 'image/jpeg'}));
+      document.body.dispatchEvent(
+        new ClipboardEvent('paste', {clipboardData: clipboard, bubbles: true, cancelable: true}));
+    }"""
+    data = base64.b64encode(photo.read_bytes()).decode()
+    shown = visitor.page.locator("#sv-photo img")
+    for name in ("first.jpg", "second.jpg"):  # the second in place of the first
+        before = shown.get_attribute("src") if shown.count() else None
+        visitor.page.evaluate(paste, [name, data])
+        visitor.wait_for(
+            "(old) => ![null, undefined, old].includes("
+            "document.querySelector('#sv-photo img')?.getAttribute('src'))",
+            before,
+        )
+    visitor.page.get_by_role("button", name="Locate").click()
+    visitor.explained()
+    expect(visitor.page.locator("[download='second.json']")).to_have_count(1)
+    # Words are pasted as ever.
+    words = "new ClipboardEvent('paste', {clipboardData: new DataTransfer(), cancelable: true})"
+    assert visitor.page.evaluate(f"document.body.dispatchEvent({words})")
+
+
+def test_photo_of_the_webcam_is_taken(  # type: ignore[no-untyped-def]
+    browser: sync_api.Browser, server: Server, shots: Path
+) -> None:
+    camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    filming = browser.browser_type.launch(executable_path=CHROMIUM, args=[*QUIET, *camera])
+    visitor = Visitor(
+        filming, server.address, viewport={"width": 1360, "height": 900}, permissions=["camera"]
+    )
+    page = visitor.page
+    page.locator("#sv-photo").get_by_role("button", name="Capture from camera").click()
+    page.get_by_text("webcam").first.click()
+    visitor.wait_for("document.querySelector('#sv-photo video')?.videoWidth > 0")
+    page.screenshot(path=shots / "webcam.png")
+    page.get_by_role("button", name="capture photo").click()
+    expect(page.locator("#sv-photo img")).to_be_visible(timeout=PATIENCE)
+    page.get_by_role("button", name="Locate").click()
+    visitor.explained()
+    expect(page.locator(".sv-verdict")).to_contain_text("93 % sure")
+    filming.close()
+    assert visitor.complaints == []
+
+
 def test_example_runs_at_one_click_and_knows_the_truth(visit, shots: Path) -> None:  # type: ignore[no-untyped-def]
     visitor = visit()
     visitor.try_example()
@@ -187,9 +258,24 @@ def test_address_reopens_the_example_with_its_settings(  # type: ignore[no-untyp
     visitor.wait_for("location.search === '?example=0&k=7&rerank=0&depth=16'")
 
 
+def test_address_reopens_the_candidate_that_was_picked(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.try_example(1)
+    visitor.page.locator(".sv-column.sv-rerank .sv-card").nth(2).click()
+    expect(visitor.page.locator(".sv-picked")).to_contain_text("No. 3", timeout=PATIENCE)
+    assert visitor.page.url.endswith("?example=1&k=20&rerank=1&depth=16&pick=2")
+    visitor.open(visitor.page.url)
+    expect(visitor.page.locator(".sv-picked")).to_contain_text("No. 3", timeout=PATIENCE)
+    card = visitor.page.locator(".sv-column.sv-rerank .sv-card").nth(2)
+    expect(card).to_have_attribute("aria-pressed", "true")
+    visitor.try_example(0)
+    expect(visitor.page.locator(".sv-picked")).to_contain_text("No. 1", timeout=PATIENCE)
+    visitor.wait_for("location.search === '?example=0&k=20&rerank=1&depth=16'")
+
+
 def test_edited_address_falls_back(visit, server: Server) -> None:  # type: ignore[no-untyped-def]
     visitor = visit()
-    visitor.open(f"{server.address}?example=0&k=-1x&rerank=maybe")
+    visitor.open(f"{server.address}?example=0&k=-1x&rerank=maybe&pick=99x")
     expect(visitor.page.locator(".sv-column.sv-rerank .sv-card")).to_have_count(
         20, timeout=PATIENCE
     )
@@ -457,7 +543,10 @@ def test_dark_and_light(visit, shots: Path) -> None:  # type: ignore[no-untyped-
     inside = "document.querySelector('iframe.sv-map').contentDocument.documentElement"
     visitor.wait_for(f"{inside}.classList.contains('dark')")
     visitor.page.screenshot(path=shots / "dark.png", full_page=True)
-    visitor.page.get_by_role("button", name="Light or dark").click()
+    switch = visitor.page.get_by_role("button", name="Dark mode")
+    expect(switch).to_have_attribute("aria-pressed", "true")
+    switch.click()
+    expect(switch).to_have_attribute("aria-pressed", "false")
     assert luminance(visitor, ".sv-verdict") > 200
     visitor.wait_for(f"!{inside}.classList.contains('dark')")
 

@@ -59,9 +59,9 @@ def with_estimate(recognition: Recognition, **changes: object) -> Recognition:
 @pytest.mark.parametrize(
     ("kind", "headline"),
     [
-        ("sure", "Mill Lane"),
-        ("probably", "Probably Mill Lane"),
-        ("unsure", "Perhaps Mill Lane"),
+        ("sure", "This is Mill Lane"),
+        ("probably", "This is probably Mill Lane"),
+        ("unsure", "This may be Mill Lane"),
         ("not here", "This does not look like Drawn Town"),
     ],
 )
@@ -69,13 +69,17 @@ def test_verdict_in_words(recognition: Recognition, kind: str, headline: str) ->
     shown = Text(
         cards.verdict(with_estimate(recognition, verdict=kind, street="Mill Lane"), "Drawn Town")
     )
-    assert shown.words.split("about")[0].find(headline) >= 0
-    assert ("about 15 m" in shown.words) == (kind != "not here")
-    assert f"93 % {'likely to be' if kind == 'not here' else 'sure it is'} in" in shown.words
+    assert shown.words.split("off by")[0].find(headline) >= 0
+    assert ("off by about 15 m" in shown.words) == (kind != "not here")
+    # Of a place: whether it is right. Of none: whether it is this city at all.
+    assert ("93 % sure it is within 25 m" in shown.words) == (kind != "not here")
+    assert ("97 % likely to be in Drawn Town" in shown.words) == (kind == "not here")
 
 
 def test_no_number_is_claimed_without_calibration(recognition: Recognition) -> None:
-    unknown = with_estimate(recognition, radius50_m=None, radius90_m=None, confidence=None)
+    unknown = with_estimate(
+        recognition, radius50_m=None, radius90_m=None, confidence=None, right=None
+    )
     words = Text(cards.verdict(unknown, "Drawn Town")).words
     assert "Not calibrated" in words
     assert "%" not in words
@@ -102,8 +106,8 @@ def test_without_a_street_the_position_is_the_name(recognition: Recognition) -> 
         recognition, street="", verdict="probably", location=Location(60.1, -24.25)
     )
     shown = cards.verdict(nowhere, "Town")
-    assert "Probably 60.100000, -24.250000" in Text(shown).words
-    assert "很可能是 60.100000, -24.250000" in shown
+    assert "This is probably 60.100000, -24.250000" in Text(shown).words
+    assert "这里很可能是 60.100000, -24.250000" in shown
 
 
 def test_candidates_without_a_street_go_by_their_number(recognition: Recognition) -> None:
@@ -115,17 +119,18 @@ def test_candidates_without_a_street_go_by_their_number(recognition: Recognition
 
 
 @pytest.mark.parametrize(
-    ("confidence", "kind", "words"),
+    ("probability", "kind", "words"),
     [
-        (0.9999, "sure", "99 % sure it is in Town"),
+        (0.9999, "sure", "99 % sure it is within 25 m"),
         (0.0001, "not here", "1 % likely to be in Town"),
-        (0.555, "unsure", "56 % sure it is in Town"),
+        (0.555, "unsure", "56 % sure it is within 25 m"),
     ],
 )
 def test_percents_never_claim_certainty(
-    recognition: Recognition, confidence: float, kind: str, words: str
+    recognition: Recognition, probability: float, kind: str, words: str
 ) -> None:
-    judged = with_estimate(recognition, confidence=confidence, verdict=kind)
+    asked = "confidence" if kind == "not here" else "right"
+    judged = with_estimate(recognition, **{asked: probability}, verdict=kind)
     assert words in Text(cards.verdict(judged, "Town")).words
 
 
@@ -142,6 +147,8 @@ def test_position_leads_to_a_map_of_the_world(recognition: Recognition) -> None:
 def test_map_key_names_what_is_drawn_and_no_more(recognition: Recognition) -> None:
     plain = Text(cards.map_key(recognition)).words
     assert plain == "AnswerHalf of answers lie within 15 m, nine in ten within 60 m"
+    moved = Text(cards.map_key(recognition, moves=True)).words
+    assert moved.startswith(plain + "Dashed: from the place")
     true = Text(cards.map_key(recognition, Truth(Location(60, 25)))).words
     assert "True position" in true
     elsewhere = with_estimate(recognition, verdict="not here")
@@ -233,6 +240,20 @@ def test_one_stage_alone_says_so() -> None:
     assert "Re-ranking is off" in source
     assert "sv-moved" not in source
     assert "matches" not in Text(source.split("sv-rerank")[0]).words
+
+
+def test_score_and_count_of_matches_are_told_apart(recognition: Recognition) -> None:
+    counted = recognition.candidates[0]
+    expected = dataclasses.replace(counted, matches=10.24)
+    answer = dataclasses.replace(recognition, candidates=(expected,), fallen=())
+    assert "match score 10.2" in Text(cards.columns(answer, str, 0, TOWN)).words
+    assert "weighed by how unmistakable they are" in Text(cards.columns(answer, str, 0, TOWN)).words
+    shown = Text(cards.matches(expected, TOWN, "data:", 80, 1394, 620)).words
+    assert "80 of 1,394 matches drawn; 620 of all agree" in shown
+    assert "the ranking's score, 10.2, weighs them" in shown
+    # Where matches are counted, the ranking and the evidence speak of the same.
+    assert "score" not in Text(cards.columns(recognition, str, 0, TOWN)).words
+    assert "score" not in Text(cards.matches(counted, TOWN, "data:", 1, 2, 3)).words
 
 
 @pytest.mark.parametrize("moved", [True, False])
@@ -422,8 +443,25 @@ def test_every_error_has_a_sentence_of_its_own_or_of_the_class_above() -> None:
 def test_both_languages_escape_and_fill() -> None:
     shown = text.both("probably", street="<A>")
     assert shown == (
-        '<span class="sv-en">Probably &lt;A&gt;</span>'
-        '<span class="sv-zh" lang="zh">很可能是 &lt;A&gt;</span>'
+        '<span class="sv-en">This is probably &lt;A&gt;</span>'
+        '<span class="sv-zh" lang="zh">这里很可能是&lt;A&gt;</span>'
     )
-    assert text.plain("probably", "zh-CN", street="A") == "很可能是 A"
-    assert text.plain("probably", "fr", street="A") == "Probably A"
+    assert text.plain("probably", "zh-CN", street="A") == "这里很可能是 A"
+    assert text.plain("probably", "fr", street="A") == "This is probably A"
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "shown"),
+    [
+        ("sure", {"street": "Vuorikatu"}, "这里是 Vuorikatu"),
+        ("sure", {"street": "市场街"}, "这里是市场街"),
+        ("sure", {"street": ""}, "这里是"),
+        ("percent_not", {"percent": 3, "city": "Åbo"}, "位于 Åbo 的可能性为 3 %"),
+        ("percent_not", {"percent": 3, "city": "北京"}, "位于北京的可能性为 3 %"),
+        ("empty_note", {"count": "24", "city": "Åbo"}, "照片将与 Åbo 的 24 张照片比对。"),
+    ],
+)
+def test_latin_letters_keep_off_chinese_ones(
+    key: str, values: dict[str, object], shown: str
+) -> None:
+    assert text.plain(key, "zh", **values).startswith(shown)

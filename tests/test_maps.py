@@ -171,3 +171,24 @@ def test_map_is_named_in_both_languages(recognition: Recognition) -> None:
         assert f"<title>{english}</title>" in page
         assert said["zoom_in"] == {"en": "Zoom in", "zh": "放大"}
         assert {"zoom_out", "layers", "close"} < set(said)
+
+
+def test_popups_name_their_numbers(recognition: Recognition) -> None:
+    """A score is no count of matches, and neither is a number without a word."""
+    said = data_of(maps.build_map(recognition))["text"]
+    assert said["similarity"] == {"en": "similarity {value}", "zh": "相似度 {value}"}
+    assert said["matches"]["en"] == "{count} matches"
+    first = dataclasses.replace(recognition.candidates[0], matches=10.24)
+    expected = dataclasses.replace(recognition, candidates=(first,), fallen=())
+    assert data_of(maps.build_map(expected))["text"]["matches"]["en"] == "match score {count}"
+
+
+def test_moves_are_explained_only_where_there_are_some(recognition: Recognition) -> None:
+    assert maps.has_moves(recognition)
+    assert not maps.has_moves(FakeRecognizer().recognize(drawn_street(100), rerank=False))
+
+
+def test_authors_are_named_in_the_pages_language(recognition: Recognition) -> None:
+    said = data_of(maps.build_map(recognition, attribution="A. Nyman"))
+    assert said["attribution"] == "A. Nyman"
+    assert said["text"]["photos_of"] == {"en": "Photos: {credit}", "zh": "参考照片：{credit}"}

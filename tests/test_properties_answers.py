@@ -431,14 +431,16 @@ def test_colours_are_for_any_number_and_grow_lighter(values: list[float]) -> Non
 
 
 @FEW
-@given(seeds, st.integers(1, 6), st.integers(1, 6), st.floats(0.5, 20), st.floats(-1, 1))
+@given(seeds, st.integers(1, 6), st.integers(1, 6), st.floats(0.5, 20), st.floats(1, 6))
 def test_heat_is_from_0_to_1_whatever_the_scale(
-    seed: int, height: int, width: int, scale: float, shift: float
+    seed: int, height: int, width: int, scale: float, power: float
 ) -> None:
     tokens = np.random.default_rng(seed).standard_normal((height, width, 5)).astype(np.float32)
-    heat = viz.heat_of(tokens)
+    heat = viz.heat_of(tokens, power)
     assert heat.shape == (height, width) and heat.min() == 0 and heat.max() in (0, 1)
-    np.testing.assert_allclose(viz.heat_of(tokens * scale + shift), heat, atol=5e-3)
+    np.testing.assert_allclose(viz.heat_of(tokens * scale, power), heat, atol=5e-3)
+    turned = viz.heat_of(np.ascontiguousarray(tokens[::-1]), power)
+    np.testing.assert_allclose(turned[::-1], heat, atol=1e-5)
 
 
 @settings(max_examples=30)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from fake_recognizer import FakeIndex, FakeRecognizer, drawn_street
 from test_gpu import Lender
 
 from selavpr import gpu
 from selavpr.errors import HubError, OptionError, PhotoError
 from selavpr.session import Session, Site
-from selavpr.structs import Recognition
+from selavpr.structs import KeypointMatches, Recognition
 
 
 class Watched(FakeRecognizer):
@@ -85,12 +86,52 @@ def test_equal_heat_is_owned_up_to(photo: str, monkeypatch: pytest.MonkeyPatch) 
     site = Site({"drawn-town": FakeRecognizer()})
     found = located(site, photo)
     assert "make no difference" not in site.heat(found)
-    grid = torch.from_numpy(FakeRecognizer().heatmap(photo, adapted=False))
-    # Tokens whose negated mean is that very grid, up to scale.
-    tokens = -grid[None, :, :, None].repeat(1, 1, 1, 4)
-    features = dataclasses.replace(found.recognition.features, tokens=tokens)
-    same = dataclasses.replace(found.recognition, features=features)
-    assert "make no difference" in site.heat(dataclasses.replace(found, recognition=same))
+    monkeypatch.setattr(FakeRecognizer, "heat_of", lambda town, features: town._heat(0.8))
+    assert "make no difference" in site.heat(found)
+
+
+class Counted(FakeRecognizer):
+    """Counts who is in the network at once."""
+
+    inside, most = 0, 0
+
+    def _enter(self) -> None:
+        Counted.inside += 1
+        Counted.most = max(Counted.most, Counted.inside)
+        time.sleep(0.05)
+        Counted.inside -= 1
+
+    def recognize(self, photo: Any, **options: Any) -> Recognition:
+        self._enter()
+        return super().recognize(photo, **options)
+
+    def matches(self, recognition: Recognition, i: int) -> KeypointMatches:
+        self._enter()
+        return super().matches(recognition, i)
+
+    def heatmap(self, photo: Any, *, adapted: bool = True) -> np.ndarray:
+        self._enter()
+        return super().heatmap(photo, adapted=adapted)
+
+
+def test_network_is_used_one_at_a_time_by_all_cities(photo: str) -> None:
+    site = Site({name: Counted(FakeIndex(name)) for name in ("drawn-town", "other-town")})
+    found = [site.locate(photo, name, 5, True, 3) for name in site.recognizers]
+    uses = [functools.partial(site.locate, photo, f.city, 5, True, 3) for f in found]
+    uses += [functools.partial(site.pick, f, 1) for f in found]
+    uses += [functools.partial(site.heat, f) for f in found]
+    with ThreadPoolExecutor(len(uses)) as pool:
+        list(pool.map(lambda use: use(), uses))
+    assert Counted.most == 1
+
+
+def test_what_is_drawn_needs_no_turn(photo: str) -> None:
+    site = Site({"drawn-town": FakeRecognizer()})
+    found = site.pick(located(site, photo), 0)
+    with site._network:  # somebody else's photo is in it
+        for shown in (site.verdict(found), site.map(found), site.columns(found)):
+            assert shown
+        assert site.matches(found, 10, 0, False)
 
 
 def test_answer_stands_without_a_thumbnail(

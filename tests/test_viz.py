@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from selavpr import viz
+from selavpr.model import GeM
 from selavpr.structs import KeypointMatches
 
 GREY = (128, 128, 128)
@@ -130,14 +131,31 @@ def test_colours_clip_and_survive_nan() -> None:
     assert (odd[3] == odd[4]).all()
 
 
-def test_heat_is_high_where_tokens_are_low() -> None:
-    tokens = np.zeros((2, 2, 3), dtype=np.float32)
-    tokens[0, 1] = (-3, -6, -9)  # mean -6, the lowest
-    tokens[1, 0] = 3
-    # Negated: 0, 6; -3, 0. From -3..6 to 0..1.
-    expected = np.array([[1 / 3, 1], [0, 1 / 3]], dtype=np.float32)
-    np.testing.assert_allclose(viz.heat_of(tokens), expected, atol=1e-6)
+def test_heat_is_each_tokens_share_in_the_fingerprint() -> None:
+    tokens = np.zeros((1, 3, 2), dtype=np.float32)
+    tokens[0, 0] = (3, 4)  # of length 1: (0.6, 0.8)
+    tokens[0, 1] = (0, 2)  # (0, 1)
+    tokens[0, 2] = (-5, 0)  # nothing that is positive: no share
+    # Powers of 2: sums 0.36 and 1.64 by channel, which are also the fingerprint's squares, up to
+    # scale. Shares: (0.36 + 0.64) / 2 and 1 / 2 of it.
+    assert viz.heat_of(tokens, 2.0).round(4).tolist() == [[1, 1, 0]]
+    # Powers of 4: 0.1296 and 1.4096; squares 0.36 and 1.1873 of 1.5473.
+    shares = [(0.36 + 1.1873 * 0.4096 / 1.4096) / 1.5473, 1.1873 / 1.4096 / 1.5473]
+    expected = [[shares[0] / shares[1], 1.0, 0.0]]
+    np.testing.assert_allclose(viz.heat_of(tokens, 4.0), expected, atol=1e-3)
     assert (viz.heat_of(np.ones((2, 2, 3), dtype=np.float32)) == 0).all()
+
+
+def test_shares_are_those_of_the_networks_own_pooling() -> None:
+    """What each token adds to the similarity of the fingerprint with itself."""
+    pool = GeM()
+    tokens = torch.randn(1, 3, 4, 6, generator=torch.Generator().manual_seed(1))
+    descriptor = pool(tokens)[0].detach().numpy()
+    unit = torch.nn.functional.normalize(tokens[0], dim=-1).clamp(min=1e-6).numpy() ** 3
+    share = (unit / unit.sum((0, 1)) * descriptor**2).sum(-1)
+    assert share.sum() == pytest.approx(1, abs=1e-5)
+    scaled = (share - share.min()) / np.ptp(share)
+    np.testing.assert_allclose(viz.heat_of(tokens[0].numpy()), scaled, atol=1e-4)
 
 
 def test_heat_lies_where_the_grid_is_hot() -> None:
