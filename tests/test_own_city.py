@@ -59,7 +59,8 @@ def found(tmp_path: Path) -> list[SourcePhoto]:
     for i, at in enumerate(PAIRS):
         name = f"walk/{i}.{'png' if i == 3 else 'jpg'}"
         photo(tmp_path / "source" / name, i)
-        rows.append(f"{name},{at.latitude:.7f},{at.longitude:.7f},{i},{'night' if i > 3 else 'day'},database")
+        light = "night" if i > 3 else "day"
+        rows.append(f"{name},{at.latitude:.7f},{at.longitude:.7f},{i},{light},database")
     (tmp_path / "source" / "places.csv").write_text("\n".join(rows))
     return read_folder(tmp_path / "source")
 
