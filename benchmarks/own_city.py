@@ -2,6 +2,7 @@
 
     python -m benchmarks.own_city --photos FOLDER --out DIR
     python -m benchmarks.own_city --photos FOLDER --out DIR --screenshots
+    python -m benchmarks.own_city --photos bgu_campus --out DIR --where condition=day
 
 FOLDER is whatever ``index build`` reads places from: a table, EXIF data, a benchmark's names. Ten
 photos are held out by seed, each with another one within 25 m left, or nothing could find it. The
@@ -32,6 +33,7 @@ from PIL.ExifTags import GPS, IFD, Base
 
 from benchmarks.load import ask
 from selavpr import gather
+from selavpr.cli_source import conditions
 from selavpr.errors import SelaVPRError
 from selavpr.exif import read_position
 from selavpr.geo import Location
@@ -193,6 +195,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="An index of real photos, and some held out.")
     parser.add_argument("--photos", type=Path, required=True, help="folder with known places")
     parser.add_argument("--out", type=Path, required=True, help="folder for everything written")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="COLUMN=VALUE",
+        help="take only rows of the table with this value; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--hold-out", type=int, default=10, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--screenshots", action="store_true", help="one for each photo held out")
@@ -200,7 +206,8 @@ def main() -> int:
     out = args.out.resolve()
     try:
         kind = gather.kind_of(str(args.photos))
-        found = gather.gather(str(args.photos), kind, gather.Options(), out / "work", dry=True)
+        options = gather.Options(where=conditions(args.where))
+        found = gather.gather(str(args.photos), kind, options, out / "work", dry=True)
     except SelaVPRError as error:
         raise SystemExit(str(error)) from error
     if found.panoramas:

@@ -263,7 +263,8 @@ def _add_locate(commands: Parsers) -> None:
     )
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG, WebP, HEIC, AVIF, ...")
-    add("--index", type=Path, metavar="DIR", help="index folder; default: the bundled city")
+    add("--index", type=Path, metavar="DIR",
+        help="folder, or ORG/NAME of a data set on the Hub; default: the bundled city")  # fmt: skip
     add_model(parser)
     add("--top-k", type=int, default=20, metavar="N", help="candidates to return (default 20)")
     add("--rerank-depth", type=int, metavar="N",

@@ -257,7 +257,8 @@ def add_eval(commands: Parsers) -> None:
         help="default exact; an index is asked as the app asks it")  # fmt: skip
     add("--batch-size", type=int, default=8, metavar="N", help="photos per pass (default 8)")
     add("--ranked", type=Path, metavar="FILE", help="write the ranked lists, a line per query")
-    add("--index", type=Path, metavar="DIR", help="measure this index instead, with --queries")
+    add("--index", type=Path, metavar="DIR",
+        help="measure this index, a folder or ORG/NAME on the Hub, with --queries")  # fmt: skip
     _add_queries(parser, required=False, top_k=None)
     parser.set_defaults(run=evaluate)
 

@@ -21,6 +21,7 @@ from engine_fixtures import COUNT, MANIFEST, ORIGIN, SIZE, drawn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks import opening
 from selavpr import IndexFileError, PhotoError, SelaVPRError
 from selavpr.building import Entry, write
 from selavpr.geo import Location
@@ -556,3 +557,31 @@ def test_the_old_index_is_found_where_a_killed_swap_left_it(folder: Path) -> Non
     replaced(folder).parent.mkdir()
     folder.rename(replaced(folder))
     assert len(PlaceIndex.open(folder)) == COUNT
+
+
+def test_opening_reads_no_place_and_no_code(folder: Path) -> None:
+    """What is written to the files after an index was opened is what a query reads."""
+    index = PlaceIndex.open(folder)
+    before = index.tokens(3)
+    codes = (folder / CODES).read_bytes()
+    body = codes.index(b"\n") + 1  # after the array's header
+    rows = (folder / PLACES).read_bytes()
+    assert rows.count(b"Way 3") == 1
+    for name, data in (
+        (CODES, codes[:body] + bytes(255 - byte for byte in codes[body:])),  # -1 - x as int8
+        (PLACES, rows.replace(b"Way 3", b"Row 3")),
+    ):
+        with (folder / name).open("r+b") as file:
+            file.write(data)
+    assert index.place(3).street == "Row 3"
+    assert not torch.equal(index.tokens(3), before)
+
+
+def test_a_large_index_is_opened(tmp_path: Path) -> None:
+    """The measurement of docs/indexes.md, on a smaller index."""
+    sizes = opening.synthetic(tmp_path / "large", 300, 16, 8, "flat")
+    assert sizes[CODES] > 300 * 26 * 26 * 8
+    index = PlaceIndex.open(tmp_path / "large")
+    assert index.place(299).street == "Street 2" and index.tokens(299).shape == (26, 26, 16)
+    found = opening.measured(tmp_path / "large")
+    assert min(found.first_s, found.open_s, found.place_ms, found.tokens_ms) > 0

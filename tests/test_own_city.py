@@ -55,11 +55,12 @@ def photo(path: Path, seed: int, **options: object) -> Path:
 
 @pytest.fixture
 def found(tmp_path: Path) -> list[SourcePhoto]:
-    rows = ["image,latitude,longitude,heading"]
+    rows = ["image,latitude,longitude,heading,condition,role"]
     for i, at in enumerate(PAIRS):
         name = f"walk/{i}.{'png' if i == 3 else 'jpg'}"
         photo(tmp_path / "source" / name, i)
-        rows.append(f"{name},{at.latitude:.7f},{at.longitude:.7f},{i}")
+        light = "night" if i > 3 else "day"
+        rows.append(f"{name},{at.latitude:.7f},{at.longitude:.7f},{i},{light},database")
     (tmp_path / "source" / "places.csv").write_text("\n".join(rows))
     return read_folder(tmp_path / "source")
 
@@ -148,4 +149,11 @@ def test_every_photo_held_out_is_asked_for_and_reported(
     assert "right for 12%" in said, "one photo of the eight left is near each of the four"
     monkeypatch.setattr(sys, "argv", ["own_city", *options, "--hold-out", "7"])
     with pytest.raises(SystemExit, match="fewer than --hold-out 7"):
+        own_city.main()
+    monkeypatch.setattr(sys, "argv", ["own_city", *options, "--where", "condition=day"])
+    with pytest.raises(SystemExit, match="fewer than --hold-out 10"):
+        own_city.main()
+    assert "4 photos with places (table)" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["own_city", *options, "--where", "day"])
+    with pytest.raises(SystemExit, match="takes column=value"):
         own_city.main()

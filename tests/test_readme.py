@@ -96,3 +96,92 @@ def test_what_is_wrong_is_found(text: str, problem: str) -> None:
 )
 def test_what_is_right_passes(text: str) -> None:
     assert check_readme.check(text, ROOT, "README.md") == []
+
+
+CARD = (ROOT / "assets/weights/vit-s-focus/README.md").read_text(encoding="utf-8")
+MEASURED = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+DATA_CARD = (ROOT / "prebuilt_index/README.md").read_text(encoding="utf-8")
+
+
+def cells(text: str, name: str) -> list[str]:
+    """The row of a Markdown table that begins with this, without emphasis."""
+    rows = [
+        [cell.strip(" *") for cell in line.replace("**", "").strip("| ").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    (found,) = [row for row in rows if row[0] == name]
+    return found
+
+
+def percent(text: str) -> str:
+    """The first figure of a cell."""
+    found = re.search(r"\d+\.\d+", text)
+    assert found, text
+    return found[0]
+
+
+def conditions() -> list[list[str]]:
+    """README's rows of the bundled city by condition, without that of all."""
+    table = TEXT.partition("| condition | queries |")[2].partition("| **all** |")[0]
+    return [[c.strip() for c in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_the_model_card_says_of_the_city_what_the_readme_says() -> None:
+    every = cells(TEXT, "all")
+    assert percent(cells(CARD, "R@1 global only")[1]) == percent(every[3])
+    (best,) = [line for line in CARD.splitlines() if line.startswith("| R@1 re-ranked, ")]
+    figures = re.findall(r"\d+\.\d+", best)
+    recalls = {row[0]: percent(row[6]) for row in conditions() if len(row) > 6}
+    assert figures == [percent(every[6]), min(recalls.values(), key=float)]
+    (worst,) = re.findall(r"worst condition: ([\w ]+),", best)
+    assert recalls[worst] == figures[1]
+    assert percent(cells(CARD, "R@5 re-ranked")[1]) == every[7]
+
+
+def test_queries_are_counted_alike() -> None:
+    every = cells(TEXT, "all")[1]
+    assert sum(int(row[1]) for row in conditions() if len(row) > 6) == int(every)
+    assert re.search(rf"\b{every} test queries", CARD)
+    assert re.search(rf"\b{every} \+ \d+ of `test`", DATA_CARD)
+    references = json.loads((ROOT / rebuild_city.INDEX / "manifest.json").read_text())["count"]
+    assert f"| pictures | {references}," in DATA_CARD
+    assert f"{references} references" in CARD and f"{references} references" in MEASURED
+    assert f"all\n{references} references" in TEXT or f"all {references} references" in TEXT
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ("global only: ours", "global: ours"),
+        ("global only: raw backbone, VLAD of 32", "global: raw tokens, VLAD of 32"),
+        ("a right one among the 50", "a right one among the candidates"),
+        ("re-ranked: ours", "re-ranked: ours"),
+        ("re-ranked: tokens of the raw backbone", "re-ranked: raw tokens"),
+        ("re-ranked: SIFT + RANSAC", "re-ranked: SIFT + RANSAC"),
+        ("re-ranked: XFeat + RANSAC", "re-ranked: XFeat + RANSAC"),
+    ],
+)
+def test_other_methods_have_the_same_recall_everywhere(here: str, there: str) -> None:
+    """README has what is within 25 m, the second of three figures of docs/evaluation.md."""
+    table = TEXT.partition("### Beside other methods")[2]
+    city, day, night, _, visits = (cell.split(" / ") for cell in tables(MEASURED, there)[1:])
+    shown = [cell.split()[0] for cell in cells(table, here)[1:]]
+    assert shown == [city[1], day[1], night[1], visits[0]]
+
+
+def tables(text: str, name: str) -> list[str]:
+    """The row of the table of recalls, not of that of costs."""
+    return cells(text.partition("\nCosts, on ")[0], name)
+
+
+@pytest.mark.parametrize(
+    ("photos", "column"),
+    [("bgu_campus by day", 2), ("bgu_campus by night", 3), ("seasons_5x12", 4)],
+)
+def test_the_model_card_says_of_real_photos_what_the_readme_says(photos: str, column: int) -> None:
+    table = TEXT.partition("### Beside other methods")[2]
+    (line,) = [x for x in CARD.splitlines() if x.startswith(f"| {photos},")]
+    first, second = (percent(cell) for cell in line.strip("| ").split("|")[1:])
+    assert first == percent(cells(table, "global only: ours")[column])
+    assert second == percent(cells(table, "re-ranked: ours")[column])

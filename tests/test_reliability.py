@@ -1,4 +1,4 @@
-"""docs/RELIABILITY.md names tests that exist."""
+"""docs/RELIABILITY.md names tests that exist, and has a figure for each hazard."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ def test_every_test_that_is_named_exists() -> None:
     for file, test in named:
         source = (ROOT / file).read_text(encoding="utf-8")
         assert not test or f"def {test}(" in source, f"{file} has no {test}"
+
+
+def test_every_hazard_has_its_figure() -> None:
+    text = (ROOT / "docs" / "RELIABILITY.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| .*`(tests|benchmarks)/", line)]
+    assert len(rows) > 50
+    assert [row for row in rows if re.search(r"\|\s*\|$", row)] == []

@@ -3,8 +3,16 @@
     python -m tools.rebuild_city --city-python .venv-city/bin/python
 
 Rendering has an environment of its own (see tools/city). Each step that was stopped goes on when
-the command is given again. Only the last step's figures are printed; where they or the pictures
-have changed, README.md and its screenshots (``python -m tools.screenshots``) want an update.
+the command is given again. Only the last step's figures are printed.
+
+It leaves out what the index does not need:
+
+- the training captures: ``PYTHON -m tools.city --out city_build --set training``, with the same
+  Python. Sets rendered into one folder share its table;
+- the weights, which it takes as they are: the recipes of training are in ``recipes/``, their order
+  in prebuilt_index/README.md;
+- the pictures in README.md: ``python -m tools.screenshots``, and where the city itself has changed
+  ``PYTHON -m tools.city.contact city_build``. Figures there are written by hand.
 """
 
 from __future__ import annotations
