@@ -303,7 +303,9 @@ class Recognizer:
 
     def heat_of(self, features: Features) -> NDArray[np.float32]:
         """The same of a photo whose features are there already."""
-        return viz.heat_of(features.tokens[0].float().cpu().numpy(), float(self.model.pool.p))
+        return viz.heat_of(
+            features.tokens[0].float().cpu().numpy(), float(self.model.pool.p.detach())
+        )
 
     def _depth(self, top_k: int, rerank: bool, rerank_depth: int | None) -> int:
         """How many candidates to re-rank, 0 for none; refuses numbers out of range."""

@@ -463,7 +463,7 @@ def test_pictures_have_the_size_that_was_asked_for(
     with Image.open(
         io.BytesIO(base64.b64decode(cards.thumbnail(photo).partition(",")[2]))
     ) as again:
-        assert again.size == (192, 144)
+        assert again.size == (240, 180)
 
 
 @FEW
@@ -604,6 +604,7 @@ def test_no_name_becomes_part_of_the_map(
     )
     assert document.count("<script") == document.count("</script>") == 3
     data, _ = json.JSONDecoder().raw_decode(document[document.rindex(', {"answer"') + 2 :])
+    assert maps.has_moves(answer) == bool(data["moves"])
     place = answer.location.location
     assert data["answer"] == [place.latitude, place.longitude]
     assert data["covered"] == [[p.latitude, p.longitude] for p in covered]

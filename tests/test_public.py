@@ -141,7 +141,7 @@ EXCEPTIONS: dict[str, str] = {
     "decodes a video; test_video has some": "video.extract video.shots_of",
     "waits for sockets and time; test_limits has both": "limits.*",
     "takes nothing that could vary": """
-        cards.header cards.how_it_works images.register_heif maps.leaflet_folder
+        cards.header cards.how_it_works cards.waiting images.register_heif maps.leaflet_folder
         weights.bundled_models""",
 }
 """Why public functions have no property test, and which; ``module.*`` is a whole module."""

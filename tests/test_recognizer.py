@@ -381,14 +381,17 @@ def test_heatmap(recognizer: Recognizer) -> None:
     assert not np.array_equal(adapted, plain)
     features = recognizer.model.extract(drawn(2))
     assert np.array_equal(recognizer.heat_of(features), adapted)
-    # The token that the fingerprint would miss most is the hottest.
-    tokens = features.tokens.flatten(1, 2)
-    with torch.inference_mode():
-        without = [
-            torch.cat([tokens[:, :i], tokens[:, i + 1 :]], dim=1)[:, None] for i in range(16)
-        ]
-        kept = [float(recognizer.model.pool(x)[0] @ features.descriptor[0]) for x in without]
-    assert int(np.argmin(kept)) in np.argsort(adapted.ravel())[-3:]
+    # A token's share is how much longer the fingerprint, before it gets length 1, were with more
+    # of it: the gradient of its squared length.
+    weight = torch.ones(16, 1, requires_grad=True)
+    power = float(recognizer.model.pool.p.detach())
+    unit = torch.nn.functional.normalize(features.tokens.flatten(0, 2).clone(), dim=-1)
+    powers = unit.clamp(min=1e-6).double() ** power
+    ((weight * powers).sum(0) ** (2 / power)).sum().backward()
+    assert weight.grad is not None
+    share = weight.grad.double().reshape(4, 4).numpy()
+    expected = (share - share.min()) / (share.max() - share.min())
+    np.testing.assert_allclose(adapted, expected, atol=1e-3)
 
 
 # The position

@@ -57,8 +57,8 @@ def test_a_model_is_examined_by_its_own_score(photos: list[SourcePhoto]) -> None
     seen = []
 
     def scored(query: Tensor, candidates: Tensor) -> Tensor:
-        seen.append(candidates.shape[1])
-        return torch.tensor([float(len(seen) == 2)])
+        seen.extend([candidates.shape[1]] * len(candidates))
+        return torch.arange(len(candidates)).eq(1).float()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reranking, "expect_mutual", scored)
