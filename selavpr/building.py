@@ -277,27 +277,28 @@ def stored_photo(path: Path) -> tuple[Image.Image, bytes]:
         PhotoError: the photo cannot be used.
     """
     image = load_image(path)
-    if _was_stored(path):
-        return image, path.read_bytes()
+    if (kept := _stored_before(path)) is not None:
+        return image, kept
     small = image.copy()
     small.thumbnail((STORED_SIDE, STORED_SIDE), Image.Resampling.LANCZOS)
     return image, _jpeg(small)
 
 
-def _was_stored(path: Path) -> bool:
-    """Whether a readable photo is a JPEG as ``stored_photo`` makes it, and nothing besides."""
+def _stored_before(path: Path) -> bytes | None:
+    """The bytes of a readable photo that is a JPEG as ``stored_photo`` makes it, and no more."""
     with Image.open(path) as image:
         if image.format != "JPEG" or image.mode != "RGB" or max(image.size) > STORED_SIDE:
-            return False
+            return None
         head, tables, notes = _stored_like()
         if image.quantization != tables or image.info.keys() != notes:  # type: ignore[attr-defined]
-            return False
+            return None
         if [name for name, _ in image.applist] != ["APP0"]:  # type: ignore[attr-defined]
-            return False
+            return None
     # The head may hold no small picture, and nothing may follow the end of the large one, a marker
     # that no picture's data contain.
     data = path.read_bytes()
-    return data.startswith(head) and data.find(JPEG_END) == len(data) - len(JPEG_END)
+    whole = data.startswith(head) and data.find(JPEG_END) == len(data) - len(JPEG_END)
+    return data if whole else None
 
 
 @functools.cache
