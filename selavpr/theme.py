@@ -249,6 +249,35 @@ html[lang^=zh] .toast-count{font-size:13px}
 """
 )
 
+HEAD = """
+<script>
+// A photo pasted anywhere on the page; Gradio takes one by its button only.
+(() => {
+  // Nothing can be chosen while the page loads, an upload runs or another photo is in its place.
+  const give = (file, tries) => {
+    const input = document.querySelector('#sv-photo input[type="file"]');
+    if (!input) {
+      const there = '[aria-label="Remove Image"],[aria-label="移除图片"]';
+      document.querySelector(`#sv-photo :is(${there})`)?.click();
+      if (tries) setTimeout(give, 100, file, tries - 1);
+      return;
+    }
+    const carried = new DataTransfer();
+    carried.items.add(file);
+    input.files = carried.files;
+    input.dispatchEvent(new Event('change', {bubbles: true}));
+  };
+  document.addEventListener('paste', (event) => {
+    const file = [...event.clipboardData.files].find((one) => one.type.startsWith('image/'));
+    if (!file) return;
+    event.preventDefault();
+    give(file, 300);
+  });
+})();
+</script>
+"""
+"""Runs before anything is drawn: Gradio runs START at some time after."""
+
 START = """
 () => {
   const wanted = new URLSearchParams(location.search).get('lang') || LANG
@@ -280,26 +309,6 @@ START = """
     }, 700);
   }
   if (wanted) window.selavprLanguage(wanted.startsWith('zh') ? 'zh-CN' : 'en');
-  // A photo pasted anywhere on the page; Gradio takes one by its button only.
-  const give = (file, tries) => {
-    const input = document.querySelector('#sv-photo input[type="file"]');
-    if (!input) {
-      const there = '[aria-label="Remove Image"],[aria-label="移除图片"]';
-      if (tries === 20) document.querySelector(`#sv-photo :is(${there})`)?.click();
-      if (tries) setTimeout(give, 100, file, tries - 1);
-      return;
-    }
-    const carried = new DataTransfer();
-    carried.items.add(file);
-    input.files = carried.files;
-    input.dispatchEvent(new Event('change', {bubbles: true}));
-  };
-  document.addEventListener('paste', (event) => {
-    const file = [...event.clipboardData.files].find((one) => one.type.startsWith('image/'));
-    if (!file) return;
-    event.preventDefault();
-    give(file, 20);
-  });
   window.addEventListener('message', (event) => {
     if (event.origin !== location.origin || event.data?.selavprPick === undefined) return;
     const card = `[data-candidate="${Number(event.data.selavprPick)}"]`;

@@ -345,6 +345,7 @@ def launch(
         i18n=_t,
         theme=_theme(),
         css=theme.CSS,
+        head=theme.HEAD,
         js=theme.START.replace("LANG", json.dumps(language)).replace(
             "BUSY", json.dumps(both("busy"))
         ),
