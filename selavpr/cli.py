@@ -25,6 +25,7 @@ from selavpr.cli_train import add_train
 from selavpr.errors import IndexFileError, OptionError, SelaVPRError
 from selavpr.images import load_image
 from selavpr.index import MANIFEST
+from selavpr.metrics import RIGHT_M
 from selavpr.model import SelaVPR
 from selavpr.recognizer import Recognizer
 from selavpr.report import to_dict, to_geojson
@@ -139,6 +140,8 @@ def _print_answer(
         )
     else:
         print(f"  in this city with a probability of {estimate.confidence:.0%}")
+    if estimate.right is not None:
+        print(f"  within {RIGHT_M:.0f} m with a probability of {estimate.right:.0%}")
     if estimate.radius50_m is not None and estimate.radius90_m is not None:
         print(f"  within {estimate.radius50_m:.0f} m (50 %), {estimate.radius90_m:.0f} m (90 %)")
     print("  rank  global  matches  similarity  place")

@@ -15,16 +15,19 @@ def to_dict(recognition: Recognition, photo: str) -> dict[str, Any]:
         photo: the photo's name, as the user knows it.
 
     Returns:
-        ``{"photo", "verdict", "confidence", "location": {"lat", "lon", "radius50_m", "radius90_m",
-        "street"}, "global_location": {"lat", "lon"}, "candidates": [{"rank", "global_rank",
-        "place_id", "lat", "lon", "street", "similarity", "matches"}], "timings_ms"}``; distances
-        in metres, angles in degrees, unknown values null.
+        ``{"photo", "verdict", "confidence", "right", "location": {"lat", "lon", "radius50_m",
+        "radius90_m", "street"}, "global_location": {"lat", "lon"}, "candidates": [{"rank",
+        "global_rank", "place_id", "lat", "lon", "street", "similarity", "matches"}],
+        "timings_ms"}``; distances in metres, angles in degrees, unknown values null.
+        "confidence" is the probability that the photo shows the city, "right" that the location is
+        within 25 m of the truth.
     """
     estimate = recognition.location
     return {
         "photo": photo,
         "verdict": estimate.verdict,
         "confidence": estimate.confidence,
+        "right": estimate.right,
         "location": {
             "lat": round(estimate.location.latitude, 7),
             "lon": round(estimate.location.longitude, 7),
@@ -56,7 +59,9 @@ def to_dict(recognition: Recognition, photo: str) -> dict[str, Any]:
 def to_geojson(recognition: Recognition, photo: str) -> dict[str, Any]:
     """The answer as a GeoJSON FeatureCollection: the predicted point, then the candidates."""
     answer = to_dict(recognition, photo)
-    predicted = {k: answer[k] for k in ("photo", "verdict", "confidence")} | {"kind": "predicted"}
+    predicted = {k: answer[k] for k in ("photo", "verdict", "confidence", "right")} | {
+        "kind": "predicted"
+    }
     points = [(answer["location"], predicted)]
     points += [(c, {**c, "kind": "candidate"}) for c in answer["candidates"]]
     return {

@@ -228,7 +228,9 @@ def test_an_answer_that_was_not_re_ranked_is_not_blamed_on_the_index(
     index = Path(shutil.copytree(built, tmp_path / "town"))
     store(index, Calibration(zeros, (1.0,) * width, line, line, 0.1, 0.5, 0.9, (), (5.0,), (9.0,),
                              20, 9, 9))  # fmt: skip
-    assert "in this city with a probability of 50%" in run("locate", files[0], "--index", index)[1]
+    _, out, _ = run("locate", files[0], "--index", index)
+    assert "in this city with a probability of 50%" in out
+    assert "within 25 m with a probability of 50%" in out
     _, out, _ = run("locate", files[0], "--index", index, "--no-rerank")
     assert "nothing was re-ranked" in out and "not calibrated" not in out
     _, out, _ = run("locate", files[0], "--index", index, "--rerank-depth", 5)
@@ -261,7 +263,8 @@ def test_locate_json_is_a_line_per_photo(run: Run, built: Path, files: list[Path
     assert [a["candidates"][0]["place_id"] for a in answers] == ["p0", "p1", "p2"]
     assert all(len(a["candidates"]) == 4 for a in answers)
     assert set(answers[0]) == {
-        "photo", "verdict", "confidence", "location", "global_location", "candidates", "timings_ms"
+        "photo", "verdict", "confidence", "right", "location", "global_location", "candidates",
+        "timings_ms",
     }  # fmt: skip
     _, out, _ = run("locate", files[0], "--index", built, "--json", "--no-rerank")
     assert json.loads(out)["candidates"][0]["matches"] is None

@@ -60,7 +60,9 @@ def test_the_steps_that_remake_the_city_can_be_run() -> None:
     for command in steps:
         assert check_readme._wrong(["python", *command[1:]]) == []
     manifest = json.loads((ROOT / rebuild_city.INDEX / "manifest.json").read_text())
-    assert {manifest["name"], manifest["title"], manifest["attribution"]} < set(steps[2])
+    assert {manifest["name"], manifest["title"], manifest["attribution"]} < set(
+        next(step for step in steps if "build" in step)
+    )
 
 
 @pytest.mark.parametrize(

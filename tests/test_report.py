@@ -21,7 +21,7 @@ def recognition() -> Recognition:
             Candidate(places[1], 1, global_rank=2, rank=1, similarity=0.87654321, matches=2000),
             Candidate(places[0], 0, global_rank=1, rank=2, similarity=0.9, matches=None),
         ),
-        location=Estimate(Location(51, 8), 12.5, 40.0, 0.75, "sure", "Main Street"),
+        location=Estimate(Location(51, 8), 12.5, 40.0, 0.75, "sure", "Main Street", 0.5),
         global_location=Location(50, 8.123456789),
         features=Features(torch.zeros(1, 4), torch.zeros(1, 2, 2, 4)),
         timings_ms={"open": 1.26, "extract": 20.0},
@@ -33,6 +33,7 @@ def test_dict(recognition: Recognition) -> None:
         "photo": "a.jpg",
         "verdict": "sure",
         "confidence": 0.75,
+        "right": 0.5,
         "location": {
             "lat": 51, "lon": 8, "radius50_m": 12.5, "radius90_m": 40.0, "street": "Main Street"
         },
@@ -54,7 +55,7 @@ def test_geojson(recognition: Recognition) -> None:
     assert points == [[8, 51], [8.1234568, 51], [8.1234568, 50]]  # longitude first (RFC 7946)
     assert [f["properties"]["kind"] for f in found["features"]] == ["predicted"] + ["candidate"] * 2
     assert found["features"][0]["properties"] == {
-        "photo": "a.jpg", "verdict": "sure", "confidence": 0.75, "kind": "predicted"
+        "photo": "a.jpg", "verdict": "sure", "confidence": 0.75, "right": 0.5, "kind": "predicted"
     }  # fmt: skip
     assert found["features"][1]["properties"]["place_id"] == "p1"
     assert "lat" not in found["features"][1]["properties"]

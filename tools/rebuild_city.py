@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD, INDEX = "city_build", "prebuilt_index/helsinki"
+BUILD, CALIBRATION, INDEX = "city_build", "city_calibration", "prebuilt_index/helsinki"
 RANK = 36
 """Components of the local features: what keeps prebuilt_index/ below 60 MB."""
 
@@ -34,13 +34,14 @@ def steps(city_python: str) -> list[list[str]]:
     index = [*ours, "selavpr", "index"]
     return [
         [city_python, "-m", "tools.city", "--out", BUILD, "--set", "shipped"],
-        [city_python, "-m", "tools.city.check", BUILD],
+        [city_python, "-m", "tools.city", "--out", CALIBRATION, "--set", "calibration"],
+        *([city_python, "-m", "tools.city.check", folder] for folder in (BUILD, CALIBRATION)),
         [*index, "build", INDEX, "--from", BUILD, "--where", "role=reference",
          "--device", "cpu", "--precision", "float32", "--rank", str(RANK),
          "--name", "helsinki", "--title", "Helsinki (rendered)", "--license", "CC BY 4.0",
          "--attribution", "Rendered by SelaVPR Place Finder; contains data © OpenStreetMap "
          "contributors, ODbL 1.0", "--basemap", f"{BUILD}/basemap.geojson"],
-        [*index, "calibrate", INDEX, "--queries", BUILD, "--split", "validation", "--top-k", "50"],
+        [*index, "calibrate", INDEX, "--queries", CALIBRATION, "--top-k", "50"],
         [*ours, "tools.pick_examples", BUILD],
         [*ours, "selavpr", "eval", "--index", INDEX, "--queries", BUILD, "--split", "test"],
     ]  # fmt: skip

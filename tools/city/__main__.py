@@ -18,6 +18,7 @@ SETS = {
     "all": plan.everything,
     "shipped": lambda: [c for c in plan.everything() if c.role != "training"],
     "training": plan.training,
+    "calibration": plan.calibration,
     "sample": plan.sample,
 }
 

@@ -13,7 +13,7 @@ from shapely.geometry import Point
 
 from .geo import to_local
 from .osm import load_city
-from .plan import Capture, everything, sample
+from .plan import Capture, calibration, everything, sample
 from .zones import split_of, zone_of
 
 PIN_TOLERANCE = 1.0  # metres
@@ -32,6 +32,8 @@ def check_rows(rows: list[dict[str, str]], captures: dict[str, Capture]) -> list
     spots = [to_local(float(r["latitude"]), float(r["longitude"])) for r in rows]
     refs = np.array([s for s, r in zip(spots, rows, strict=True) if r["role"] == "reference"])
     names = {Path(r["image"]).stem for r in rows}
+    if not len(refs):  # they are in another table
+        names |= {c.name for c in captures.values()}
     for (x, y), row in zip(spots, rows, strict=True):
         image, role = row["image"], row["role"]
         if walls.contains(Point(x, y)):
@@ -61,7 +63,7 @@ def main() -> None:
     out = Path(sys.argv[1])
     with (out / "places.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    plan = {c.image: c for c in everything()}
+    plan = {c.image: c for c in [*everything(), *calibration()]}
     if any(r["image"] not in plan for r in rows):
         plan = {c.image: c for c in sample()}
     problems = check_rows(rows, plan)

@@ -94,6 +94,20 @@ class Capture:
         }
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Which queries are taken of all that could be."""
+
+    mark: str  # before their names
+    stream: int  # of random numbers, for places and poses
+    traffic: int  # seeds of what moves
+    splits: tuple[str, ...]
+
+
+SHOWN = Draw("", 50, 100, ("validation", "test"))
+CALIBRATION = Draw("c", 250, 700, ("validation",))
+
+
 @lru_cache(maxsize=1)
 def obstacles() -> tuple[BaseGeometry, BaseGeometry]:
     """The walls, and all areas where no camera may stand (buildings, water, tree trunks)."""
@@ -159,14 +173,14 @@ def _linked(captures: Sequence[Capture], refs: Sequence[Capture]) -> list[Captur
     return out
 
 
-def queries(refs: Sequence[Capture], per_condition: int = 44) -> list[Capture]:
+def queries(refs: Sequence[Capture], per_condition: int = 44, draw: Draw = SHOWN) -> list[Capture]:
     """Queries of the indexed area, the same number in each condition, never at a reference."""
     walls, blocked = obstacles()
     out: list[Capture] = []
     spots = np.array([(r.pose.x, r.pose.y) for r in refs])
-    usable = [r for r in refs if r.split in ("validation", "test")]
+    usable = [r for r in refs if r.split in draw.splits]
     for k, condition in enumerate(QUERY_CONDITIONS):
-        rng = np.random.default_rng([SEED, 50 + k])
+        rng = np.random.default_rng([SEED, draw.stream + k])
         order = rng.permutation(len(usable))
         made = 0
         for j in order:
@@ -176,17 +190,17 @@ def queries(refs: Sequence[Capture], per_condition: int = 44) -> list[Capture]:
             if pose is None or zone_of(pose.x, pose.y) != "index":
                 continue
             split = split_of(pose.x, pose.y)
-            if split == "none" or np.min(np.hypot(*(spots - (pose.x, pose.y)).T)) < 1.0:
+            if split not in draw.splits or np.min(np.hypot(*(spots - (pose.x, pose.y)).T)) < 1.0:
                 continue
             pose, width, rows = _frame(rng, pose)
             moment = made * len(CONDITIONS[condition].moments) // per_condition
             c = Capture(
-                f"q_{condition}_{made:03d}",
+                f"{draw.mark}q_{condition}_{made:03d}",
                 "queries",
                 pose,
                 condition,
                 moment,
-                SEED * 100 + 1000 * k + made,
+                SEED * draw.traffic + 1000 * k + made,
                 SEED,
                 "query",
                 split,
@@ -200,11 +214,12 @@ def queries(refs: Sequence[Capture], per_condition: int = 44) -> list[Capture]:
     return out
 
 
-def outside(count: int = 72) -> list[Capture]:
+def outside(count: int = 72, draw: Draw = SHOWN) -> list[Capture]:
     """Queries from parts of town that have no references."""
     walls, blocked = obstacles()
     bases = reference_poses(_stands(load_city(), "outside", 16.0), walls, blocked, SEED + 1)
-    rng = np.random.default_rng([SEED, 90])
+    bases = [b for b in bases if split_of(b.x, b.y) in draw.splits]
+    rng = np.random.default_rng([SEED, draw.stream + 40])
     out: list[Capture] = []
     for j in rng.permutation(len(bases)):
         if len(out) == count:
@@ -218,12 +233,12 @@ def outside(count: int = 72) -> list[Capture]:
         moment = k // len(QUERY_CONDITIONS) % len(CONDITIONS[condition].moments)
         out.append(
             Capture(
-                f"o_{k:03d}",
+                f"{draw.mark}o_{k:03d}",
                 "outside",
                 pose,
                 condition,
                 moment,
-                SEED * 200 + k,
+                SEED * 2 * draw.traffic + k,
                 SEED,
                 "outside",
                 split_of(pose.x, pose.y),
@@ -232,6 +247,14 @@ def outside(count: int = 72) -> list[Capture]:
             )
         )
     return out
+
+
+def calibration(per_condition: int = 40, away: int = 60) -> list[Capture]:
+    """Queries of the validation area on which nothing but the calibration is chosen.
+
+    They have a folder and a table of their own, which holds no references.
+    """
+    return [*queries(references(), per_condition, CALIBRATION), *outside(away, CALIBRATION)]
 
 
 def training(
