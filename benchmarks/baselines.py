@@ -2,7 +2,7 @@
 
     python -m benchmarks.baselines --photos FOLDER [--city TABLE] [--sets bgu-day bgu-night ...]
         [--candidates 20] [--queries N] [--matchers ours raw sift xfeat] [--json OUT]
-        [--plot SVG]
+        [--plot SVG] [--costs JSON]
 
 First stages: our global descriptor and those of ``benchmarks.describers``. Second stages, all on
 the same candidates: our mutual matches, those of the raw backbone's tokens (all our blocks; or as
@@ -325,12 +325,12 @@ def shown(costs: list[float]) -> list[str]:
     return cells + [""] * (3 - len(cells))
 
 
-def plot(report: dict[str, Any], candidates: int, path: Path) -> None:
+def plot(report: dict[str, Any], measured: dict[str, Any], candidates: int, path: Path) -> None:
     """Draw the mean R@1 of the sets against a query's time and a reference's bytes.
 
-    Costs are means of the sets that measured them; a resumed run may have measured none.
+    Costs are means of the sets of ``measured`` that have them; a resumed run may have none.
     """
-    recall, costs = means(report)
+    recall, (_, costs) = means(report)[0], means(measured)
     first = costs["global: ours"]
     time_points, byte_points = [], []
     for name in recall:
@@ -386,6 +386,8 @@ def main() -> None:
     add("--work", type=Path, default=Path("runs/baselines"))
     add("--json", type=Path)
     add("--plot", type=Path, metavar="FILE.svg", help="recall over time and over bytes")
+    add("--costs", type=Path, metavar="JSON", help="plot the costs that a --json of another run "
+        "has: one of few --queries, with nothing else running")  # fmt: skip
     args = parser.parse_args()
     sets = args.sets or [
         name for name in SETS if (args.city if name == "city" else args.photos) is not None
@@ -399,7 +401,8 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.plot:
-        plot(report, args.candidates, args.plot)
+        measured = json.loads(args.costs.read_text(encoding="utf-8")) if args.costs else report
+        plot(report, measured, args.candidates, args.plot)
 
 
 if __name__ == "__main__":

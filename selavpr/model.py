@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from selavpr import images, official, replay, weights
 from selavpr.errors import OptionError
+from selavpr.shapes import adapter_width
 from selavpr.structs import PATCH, Features, ModelConfig
 
 TRAINED_GRID = 37
@@ -35,8 +36,9 @@ class Adapter(nn.Module):
     def __init__(self, width: int) -> None:
         """C -> C/2 -> C channels."""
         super().__init__()
-        self.down = nn.Linear(width, width // 2)
-        self.up = nn.Linear(width // 2, width)
+        narrow = adapter_width(width)
+        self.down = nn.Linear(width, narrow)
+        self.up = nn.Linear(narrow, width)
         self.start_as_zero()
 
     def start_as_zero(self) -> None:

@@ -61,9 +61,15 @@ def compare(expected: Mapping[str, Shape], found: Mapping[str, Tensor], what: st
         raise WeightsError(f"The {what} do not fit the network: {'; '.join(problems)}.")
 
 
+def adapter_width(width: int) -> int:
+    """Channels inside an adapter of a network ``width`` wide (paper: bottleneck ratio 0.5)."""
+    return width // 2
+
+
 def trained_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Shapes of adapters, local head and pooling, by their names in ``SelaVPR``."""
     c, hidden, dim = config.width, config.local_hidden, config.local_dim
+    narrow = adapter_width(c)
     shapes: dict[str, Shape] = {
         "pool.p": (1,),
         "local_head.up1.weight": (c, hidden, 3, 3),
@@ -74,7 +80,7 @@ def trained_shapes(config: ModelConfig) -> dict[str, Shape]:
     for block in range(config.depth):
         for adapter in ("attn_adapter", "mlp_adapter"):
             prefix = f"backbone.blocks.{block}.{adapter}"
-            shapes |= _linear(f"{prefix}.down", c // 2, c) | _linear(f"{prefix}.up", c, c // 2)
+            shapes |= _linear(f"{prefix}.down", narrow, c) | _linear(f"{prefix}.up", c, narrow)
     return shapes
 
 

@@ -136,9 +136,12 @@ def test_a_run(
     assert rows["global: raw mean"]["costs"][2] == 4 * width
     assert rows["global: raw VLAD 32"]["costs"][2] == 4 * 32 * width
     assert all(cost > 0 for cost in rows["re-ranked: raw"]["costs"])
-    baselines.plot({"bgu-day": report}, 3, tmp_path / "a.svg")
-    baselines.plot({"bgu-day": report}, 3, tmp_path / "b.svg")
+    baselines.plot({"bgu-day": report}, {"bgu-day": report}, 3, tmp_path / "a.svg")
+    baselines.plot({"bgu-day": report}, {"bgu-day": report}, 3, tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    slow = [{**row, "costs": [9 * cost for cost in row["costs"]]} for row in report["rows"]]
+    baselines.plot({"bgu-day": report}, {"bgu-day": {"rows": slow}}, 3, tmp_path / "slow.svg")
+    assert (tmp_path / "a.svg").read_bytes() != (tmp_path / "slow.svg").read_bytes()
 
 
 def test_means_of_what_was_measured() -> None:
