@@ -227,7 +227,7 @@ def build_demo(
         settings = [top_k, rerank, depth]
 
         def answer(start: Callable[..., Any]) -> None:
-            # The verdict first; what takes longer to make comes after it, side by side.
+            # The verdict first, then map and columns side by side, then what takes longest to make.
             rest = [map_view, columns, picture, heat]
             located = start(
                 show,
@@ -239,8 +239,8 @@ def build_demo(
             )
             located.success(None, settings, js=theme.SHOW_ANSWER, **_QUIET)
             located.success(draw_map, [session, compare, truth], [map_view], **_QUIET)
-            located.success(_guarded(site.columns), [session], [columns], **_QUIET)
-            explained = located.success(first_pick, [session, *controls], drawn, **_QUIET)
+            listed = located.success(_guarded(site.columns), [session], [columns], **_QUIET)
+            explained = listed.success(first_pick, [session, *controls], drawn, **_QUIET)
             explained.success(_guarded(site.heat), [session], [heat], **_QUIET)
             explained.success(None, js=theme.REOPEN_PICK, **_QUIET)
 

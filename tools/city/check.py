@@ -32,8 +32,6 @@ def check_rows(rows: list[dict[str, str]], captures: dict[str, Capture]) -> list
     spots = [to_local(float(r["latitude"]), float(r["longitude"])) for r in rows]
     refs = np.array([s for s, r in zip(spots, rows, strict=True) if r["role"] == "reference"])
     names = {Path(r["image"]).stem for r in rows}
-    if not len(refs):  # they are in another table
-        names |= {c.name for c in captures.values()}
     for (x, y), row in zip(spots, rows, strict=True):
         image, role = row["image"], row["role"]
         if walls.contains(Point(x, y)):
@@ -51,7 +49,8 @@ def check_rows(rows: list[dict[str, str]], captures: dict[str, Capture]) -> list
         if zone_of(x, y) != zone:
             problems.append(f"{image}: {role} outside its zone")
         links = [p for p in row["place_ids"].split(";") if p]
-        if role == "query" and not links:
+        # Queries of a table without references have none to link to.
+        if role == "query" and len(refs) and not links:
             problems.append(f"{image}: no reference shows this place")
         if role in ("reference", "query"):
             problems += [f"{image}: unknown place {p}" for p in links if p not in names]
