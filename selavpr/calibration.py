@@ -2,14 +2,16 @@
 
 Two small logistic regressions over the evidence (see ``confidence``): "the photo shows the city"
 and "the answer is right". Thresholds and radii are set on probabilities of photos that the
-regression was not fitted to (cross-validation), since those it has seen look better than they are;
-radii are conformal quantiles. What the report claims is measured likewise: thresholds and radii
-are set on four fifths of the photos and tried on the last, in turn.
+regression was not fitted to (cross-validation), since those it has seen look better than they are.
+Radii follow from the probability of being right and from how far off right and wrong answers were.
+What the report claims is measured likewise: thresholds and radii are set on four fifths of the
+photos and tried on the last, in turn.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,15 +37,15 @@ the one that predicts held-out photos best is taken."""
 
 SURE_SHARE = 0.95
 """Of the answers called sure, this share was right on photos held out..."""
-SURE_FROM, SURE_CASES = 0.8, 10
+SURE_FROM, SURE_CASES = 0.95, 10
 """...at this probability or more, and at least so many of them; else nothing is called sure."""
 
 WRONGLY_REFUSED = 0.05
 """At most this share of the city's own photos is told that it is not here."""
 
-PER_STEP = 20
-"""Photos for each step of the radii: a 90 % quantile needs at least nine."""
-MOST_STEPS = 5
+STEPS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+"""Probabilities of a right answer from which smaller radii are promised. The radii of a step are
+for its lower end, so none rests on more than the 95 % that "sure" stands for."""
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -68,7 +70,6 @@ class _Cut:
 
     not_here_below: float
     sure_from: float
-    steps: tuple[float, ...]
     radius50_m: tuple[float, ...]
     radius90_m: tuple[float, ...]
 
@@ -116,10 +117,7 @@ def fit(samples: Sequence[Sample], top_k: int) -> tuple[Calibration, dict[str, A
     verdicts: list[Verdict] = [
         trials[f].verdict(h, r) for f, h, r in zip(folds, held["here"], held["right"], strict=True)
     ]
-    steps = [
-        int(np.searchsorted(parts[f].steps, r, "right"))
-        for f, r in zip(folds, held["right"], strict=True)
-    ]
+    steps = np.searchsorted(STEPS, held["right"], "right")
     radii = [
         (parts[f].radius50_m[s], parts[f].radius90_m[s]) for f, s in zip(folds, steps, strict=True)
     ]
@@ -238,30 +236,42 @@ def _cut(here: Floats, right: Floats, inside: Flags, errors_m: Floats) -> _Cut:
     safe = (good >= SURE_SHARE) & (cases >= SURE_CASES) & (right[order] >= SURE_FROM)
     sure_from = float(right[order][np.flatnonzero(safe)[-1]]) if safe.any() else 1.5
     refused = np.sort(here[inside])[int(WRONGLY_REFUSED * inside.sum())]
-    p, errors = right[inside], errors_m[inside]
-    bins = max(1, min(MOST_STEPS, len(p) // PER_STEP))
-    steps = np.quantile(p, np.arange(1, bins) / bins) if bins > 1 else np.empty(0)
-    member = np.searchsorted(steps, p, "right")
-    near, far = (
-        [conformal(errors[member == b], share) for b in range(bins)] for share in (0.5, 0.9)
-    )
-    # Less evidence never promises a smaller radius; the larger of two keeps the promise.
-    for radii in (near, far):
-        for b in range(bins - 2, -1, -1):
-            radii[b] = max(radii[b], radii[b + 1])
-    return _Cut(min(0.5, float(refused)), sure_from, tuple(steps.tolist()), tuple(near), tuple(far))
+    hits, misses = errors_m[correct], errors_m[inside & ~correct]
+
+    def radii(share: float) -> tuple[float, ...]:
+        surest_first = [radius(hits, misses, p, share) for p in (*STEPS[::-1], 0.0)]
+        # With few right ones seen, less evidence could promise less; the larger keeps the promise.
+        return tuple(itertools.accumulate(surest_first, max))[::-1]
+
+    return _Cut(min(0.5, float(refused)), sure_from, radii(0.5), radii(0.9))
 
 
-def conformal(errors_m: Floats, share: float) -> float:
-    """The radius that holds a new truth with at least this probability (split conformal).
+def radius(right_m: Floats, wrong_m: Floats, probability: float, share: float) -> float:
+    """The radius that holds a new truth with at least this probability (weighted split conformal).
 
-    With n errors seen, it is the ceil((n + 1) share)-th smallest; the largest where there is none
-    such; rounded up to a decimetre.
+    An answer errs like one of the n right ones seen, or like one not seen, with the probability of
+    being right spread evenly over these n + 1; and likewise for the wrong ones. Where an answer was
+    sure, its error is thus taken from all that were right and not only from the few that were just
+    as sure (Tibshirani et al., NeurIPS 2019, with such weights).
+
+    Args:
+        right_m: ``[n]`` metres by which right answers were off, in any order.
+        wrong_m: ``[m]`` likewise of wrong answers.
+        probability: that the answer is right, 0 to 1.
+        share: how often the radius is to hold the truth, 0 to 1.
+
+    Returns:
+        Metres, rounded up to a decimetre. The largest error seen where no radius is safe enough; 0
+        where none was seen.
     """
-    if not errors_m.size:
+    errors = np.concatenate([right_m, wrong_m])
+    if not errors.size:
         return 0.0
-    rank = min(math.ceil((errors_m.size + 1) * share), errors_m.size)
-    return math.ceil(float(np.sort(errors_m)[rank - 1]) * 10) / 10
+    each = [probability / (right_m.size + 1), (1 - probability) / (wrong_m.size + 1)]
+    order = np.argsort(errors, kind="stable")
+    held = np.cumsum(np.repeat(each, [right_m.size, wrong_m.size])[order])
+    place = min(int(np.searchsorted(held, share - 1e-9)), errors.size - 1)
+    return math.ceil(float(errors[order][place]) * 10) / 10
 
 
 def _calibration(
@@ -278,7 +288,7 @@ def _calibration(
         not_here_below=cut.not_here_below,
         probably_from=0.5,
         sure_from=cut.sure_from,
-        steps=cut.steps,
+        steps=STEPS,
         radius50_m=cut.radius50_m,
         radius90_m=cut.radius90_m,
         top_k=top_k,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selavpr import IndexFileError, OptionError, SelaVPR
-from selavpr.calibration import Sample, conformal, fit, store
+from selavpr.calibration import STEPS, Sample, fit, radius, store
 from selavpr.confidence import FEATURES, Evidence
 from selavpr.index import PlaceIndex, verify
 from selavpr.judgement import Calibration
@@ -133,13 +133,35 @@ def test_photos_that_all_look_alike() -> None:
     assert said["auc_in_city"] == pytest.approx(0.5, abs=0.3)
 
 
-def test_conformal_by_hand() -> None:
+NONE = np.empty(0)
+
+
+def test_radius_of_sure_answers_by_hand() -> None:
     """Nine errors: the ceil(10 x 0.9) = 9th; four: there is no 5th, so the largest."""
-    assert conformal(np.arange(1.0, 10.0), 0.9) == 9
-    assert conformal(np.arange(1.0, 10.0), 0.5) == 5
-    assert conformal(np.arange(1.0, 5.0), 0.9) == 4
-    assert conformal(np.array([3.01]), 0.5) == 3.1
-    assert conformal(np.empty(0), 0.5) == 0
+    assert radius(np.arange(1.0, 10.0), NONE, 1, 0.9) == 9
+    assert radius(np.arange(1.0, 10.0), NONE, 1, 0.5) == 5
+    assert radius(np.arange(1.0, 5.0), NONE, 1, 0.9) == 4
+    assert radius(np.array([3.01]), NONE, 1, 0.5) == 3.1
+    assert radius(NONE, NONE, 1, 0.5) == 0
+
+
+def test_radius_of_doubtful_answers_by_hand() -> None:
+    """Right ones off by 9 to 1 m weigh p / 10 each, wrong ones by 100 to 400 m (1 - p) / 5."""
+    right, wrong = np.arange(9.0, 0.0, -1.0), np.arange(100.0, 500.0, 100.0)
+    assert radius(right, wrong, 0.8, 0.5) == 7  # 7 x 0.08 = 0.56
+    assert radius(right, wrong, 0.8, 0.72) == 9
+    assert radius(right, wrong, 0.8, 0.75) == 100  # 0.72 + 0.04
+    assert radius(right, wrong, 0.8, 0.85) == 400
+    assert radius(right, wrong, 0.8, 0.95) == 400  # 0.88 at most
+    assert radius(right, wrong, 0, 0.5) == 300
+    assert radius(right, NONE, 0.1, 0.5) == 9
+
+
+def test_radii_do_not_hang_on_a_few_photos(fitted: Calibration) -> None:
+    """The surest answers are promised what 95 % certainty of any right answer is worth."""
+    assert fitted.steps == STEPS
+    right = np.array([s.error_m for s in drawn_samples() if (s.error_m or 99) <= 25])
+    assert fitted.radius50_m[-1] == pytest.approx(np.quantile(right, 0.5 / 0.95), abs=0.5)
 
 
 # In the index

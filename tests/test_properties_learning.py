@@ -22,7 +22,7 @@ from test_properties import cities, metres, seeds, towns, unit
 
 from selavpr import OptionError, SelaVPR, SelaVPRError, WeightsError, losses, metrics
 from selavpr.augment import augment, degrade, homography, occlude, reframe, relight
-from selavpr.calibration import FEWEST, Sample, conformal, fit, quality, store
+from selavpr.calibration import FEWEST, Sample, fit, quality, radius, store
 from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from selavpr.confidence import VERDICTS, Evidence
 from selavpr.curves import draw_curves
@@ -349,13 +349,23 @@ def test_a_regression_ends_where_its_gradient_is_none(
 
 
 @FEW
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40), st.floats(0.01, 1))
-def test_a_conformal_radius_holds_its_share(errors: list[float], share: float) -> None:
-    radius = conformal(np.array(errors), share)
-    assert radius <= max(errors) + 0.1 + 1e-6
-    held = sum(error <= radius + 1e-9 for error in errors)
-    assert held >= min(math.ceil((len(errors) + 1) * share - 1e-9), len(errors))
-    assert conformal(np.array(errors), min(1.0, share + 0.1)) >= radius
+@given(
+    st.lists(st.floats(0, 1e6), min_size=1, max_size=40),
+    st.lists(st.floats(0, 1e6), max_size=40),
+    st.floats(0, 1),
+    st.floats(0.01, 1),
+)
+def test_a_radius_holds_its_share(
+    right: list[float], wrong: list[float], probability: float, share: float
+) -> None:
+    hits, misses, errors = np.array(right), np.array(wrong), right + wrong
+    metres = radius(hits, misses, probability, share)
+    assert metres <= max(errors) + 0.1 + 1e-6
+    good = sum(error <= metres + 1e-9 for error in right) / (len(right) + 1)
+    bad = sum(error <= metres + 1e-9 for error in wrong) / (len(wrong) + 1)
+    held = probability * good + (1 - probability) * bad
+    assert held >= share - 1e-6 or metres >= max(errors)
+    assert radius(hits, misses, probability, min(1.0, share + 0.1)) >= metres
 
 
 judged = st.tuples(
