@@ -35,7 +35,14 @@ from selavpr.mining import Batch, Town, to_describe
 from selavpr.model import AdaptedBlock, Adapter, GeM, LocalHead
 from selavpr.recipes import Recipe, from_dict, read_recipe
 from selavpr.regression import fit_logistic, logistic
-from selavpr.shapes import check_fit, compare, frozen_shapes, some, trained_shapes
+from selavpr.shapes import (
+    adapter_width,
+    check_fit,
+    compare,
+    frozen_shapes,
+    some,
+    trained_shapes,
+)
 from selavpr.structs import PRESETS, Features, Matches, ModelConfig, is_number
 from selavpr.training import batch_loss, learning_rate
 from selavpr.training_data import collate, read_training
@@ -530,6 +537,8 @@ def test_a_network_is_its_weights(seed: int, scoring: Any) -> None:
     ):  # fmt: skip
         assert expected == {name: tuple(x.shape) for name, x in found.items()}
         check_names(found, found, "tensors")
+    down = source.trained["backbone.blocks.0.attn_adapter.down.weight"]
+    assert down.shape == (adapter_width(config.width), config.width)
 
 
 configs = st.fixed_dictionaries(
