@@ -409,6 +409,7 @@ def test_bomb_is_refused(visit, tmp_path: Path, shots: Path) -> None:  # type: i
     toast = visitor.page.get_by_text("larger than 64 megapixels").first
     expect(toast).to_be_visible(timeout=PATIENCE)
     expect(visitor.page.locator("#sv-photo img")).to_have_count(0)
+    visitor.page.wait_for_timeout(600)  # it fades in
     visitor.page.screenshot(path=shots / "error.png")
 
 
