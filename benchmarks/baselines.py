@@ -330,7 +330,7 @@ def plot(report: dict[str, Any], measured: dict[str, Any], candidates: int, path
 
     Costs are means of the sets of ``measured`` that have them; a resumed run may have none.
     """
-    recall, (_, costs) = means(report)[0], means(measured)
+    recall, costs = means(report)[0], means(measured)[1]
     first = costs["global: ours"]
     time_points, byte_points = [], []
     for name in recall:

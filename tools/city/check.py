@@ -62,9 +62,10 @@ def main() -> None:
     out = Path(sys.argv[1])
     with (out / "places.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    plan = {c.image: c for c in [*everything(), *calibration()]}
-    if any(r["image"] not in plan for r in rows):
-        plan = {c.image: c for c in sample()}
+    for captures in (everything, calibration, sample):
+        plan = {c.image: c for c in captures()}
+        if all(r["image"] in plan for r in rows):
+            break
     problems = check_rows(rows, plan)
     for problem in problems:
         print(problem)
