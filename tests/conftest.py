@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,14 @@ pytest_plugins = ("engine_fixtures",)
 # The same examples on every machine and run; slow shared machines must not fail a test.
 settings.register_profile("selavpr", deadline=None, derandomize=True, database=None)
 settings.load_profile("selavpr")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread for each process among which pytest-xdist divides the tests, and its children."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+
 
 TINY = ModelConfig(width=32, depth=2, heads=4, local_hidden=16, local_dim=8, input_size=56)
 
