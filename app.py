@@ -21,7 +21,7 @@ def main() -> int:
     bundled = "default: all of prebuilt_index"
     add("--model", default=env("SELAVPR_MODEL"), help=f"bundled name, folder {hub} [SELAVPR_MODEL]")
     add("--index", action="append", help=f"folder {hub}; repeatable; {bundled} [SELAVPR_INDEX]")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto, a GPU if there is one)")
+    add("--device", default="auto", help="cpu, cuda or mps (default: auto, a GPU if there is one)")
     add("--host", default=env("GRADIO_SERVER_NAME"), help="default: this machine; 0.0.0.0: any")
     add("--port", type=int, help="default: the first free one from 7860 [GRADIO_SERVER_PORT]")
     add("--share", action="store_true", help="ask Gradio for a public address, good for a week")

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from selavpr.index import PlaceIndex
 from selavpr.structs import Place
 from selavpr.text import cell
+from selavpr.weights import DEFAULT_MODEL
 
 CARD, MAP = "README.md", "map.png"
 MAP_SIDE = 720
@@ -65,6 +66,7 @@ def card(index: PlaceIndex, repo: str) -> str:
         ("calibrated", "yes" if about.calibration else "no"),
         ("built", about.created or "unknown"),
     ]
+    model = "" if about.model == DEFAULT_MODEL else " --model MODEL"
     table = "\n".join(f"| {name} | {cell(value)} |" for name, value in rows)
     return (
         "---\n" + "\n".join(lines) + "\n---\n\n"
@@ -74,8 +76,9 @@ def card(index: PlaceIndex, repo: str) -> str:
         f"| | |\n| --- | --- |\n{table}\n\n"
         f"![Where the photos were taken]({MAP})\n\n"
         "```bash\n"
-        f"python -m selavpr locate PHOTO.jpg --index {repo}\n"
+        f"python -m selavpr locate PHOTO.jpg --index {repo}{model}\n"
         "```\n\n"
+        f"{'MODEL is a folder or Hub repository with the weights named above. ' if model else ''}"
         "Opening it fetches the tables and the global index; photos and local features follow "
         f"when a query needs them. `{repo}@COMMIT` stays with one version. Authors and licences "
         "of single photos are in places.csv.\n"

@@ -1,6 +1,7 @@
 """Training recipes: every choice of a training run in one validated value, read from TOML.
 
-``recipes/paper.toml`` is the reference implementation's, ``recipes/city.toml`` the shipped one.
+``recipes/paper.toml`` is the reference implementation's; ``recipes/city.toml`` and ``city-2.toml``
+to ``city-4.toml`` are the four rounds of the shipped model.
 """
 
 from __future__ import annotations

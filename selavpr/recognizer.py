@@ -62,7 +62,8 @@ class Recognizer:
         if not fits or index.manifest.fingerprint != model.fingerprint():
             raise IndexFileError(
                 f"The index in {index.folder} was built with another model "
-                f"({index.manifest.model!r:.80}); load that model, or build the index again."
+                f"({index.manifest.model!r:.80}); name that one with --model, or build the index "
+                "again with this one."
             )
         self.model = model
         self.index = index

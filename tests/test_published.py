@@ -28,6 +28,7 @@ from selavpr.indexfiles import CODES, manifest_text, read_manifest
 from selavpr.indexfiles import MANIFEST as MANIFEST_FILE
 from selavpr.recognizer import Recognizer
 from selavpr.sources import SourcePhoto
+from selavpr.weights import DEFAULT_MODEL
 
 REPO = "org/town"
 
@@ -94,7 +95,7 @@ def test_the_card_says_what_it_is(built: Path, server: HubServer, tmp_path: Path
     assert 'pretty_name: "Größe: 1"' in front and 'license: "odbl"' in front
     assert "- n<1K" in front
     for words in ("# Größe: 1", "| photos | 12 |", 'Anna \\| "B"', "`tiny`", "48.00000, 11.00000",
-                  f"--index {REPO}\n"):  # fmt: skip
+                  f"--index {REPO} --model MODEL\n", "MODEL is a folder"):  # fmt: skip
         assert words in body, words
     picture = Image.open(io.BytesIO(files["map.png"]))
     assert picture.size == (720, 720) and len(picture.getcolors(1 << 16) or []) > 2
@@ -103,11 +104,12 @@ def test_the_card_says_what_it_is(built: Path, server: HubServer, tmp_path: Path
 def test_another_licence_and_one_photo(
     photos: list[SourcePhoto], network: SelaVPR, server: HubServer, tmp_path: Path
 ) -> None:
-    manifest = dataclasses.replace(MANIFEST, license="Ask me")
+    manifest = dataclasses.replace(MANIFEST, license="Ask me", model=DEFAULT_MODEL)
     build(tmp_path / "one", photos[:1], network, manifest)
     published.push(tmp_path / "one", REPO)
     text = server.repos[f"datasets/{REPO}"].files["README.md"].decode()
     assert 'license: "other"\nlicense_name: "Ask me"\n' in text
+    assert f"--index {REPO}\n" in text and "MODEL is" not in text
 
 
 def test_pushed_again_without_what_is_gone(built: Path, server: HubServer, tmp_path: Path) -> None:
