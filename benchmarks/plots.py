@@ -62,5 +62,5 @@ def draw(
         axis.set_ylabel(recall)
         axis.margins(x=0.12, y=0.1)
     if len({point.group for _, points in panels for point in points}) > 1:
-        axes[0].legend(fontsize=8)
+        axes[0].legend(fontsize=8, loc="lower right")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
