@@ -1,13 +1,15 @@
 """What a visitor may cost: bytes sent here, fetched from an address they give, and left behind.
 
 Gradio bounds the files it receives, but neither other requests nor what it fetches for one.
-The home of ``safehttpx``, by which Gradio refuses addresses inside its own network.
+The home of ``safehttpx``, by which Gradio fetches from the very address that was checked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -98,11 +100,23 @@ class BoundedFetch(httpx.AsyncBaseTransport):
 
     async def _public(self, host: str) -> httpx.AsyncBaseTransport:
         try:
-            address = await safehttpx.async_validate_url(host)
-        except ValueError as error:
+            # Not safehttpx's look-up: it takes 100.64.0.0/10 for public, where clouds have services
+            # of their own, and asks Google about hosts that it finds inside the network.
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, None, type=socket.SOCK_STREAM
+            )
+            address = next(str(at[0]) for *_, at in found if is_public(str(at[0])))
+        except (OSError, ValueError, StopIteration) as error:
             raise self._refuse("The photo's address is none that anybody can reach.") from error
         way: httpx.AsyncBaseTransport = safehttpx.AsyncSecureTransport(address)
         return way
+
+
+def is_public(address: str) -> bool:
+    """Whether a numeric address is one machine that the whole internet can reach."""
+    at = ipaddress.ip_address(address)
+    # Python calls some addresses global that are for groups, or that lead to any IPv4 address.
+    return at.is_global and not (at.is_multicast or at.is_reserved)
 
 
 def sweep(folder: Path, age: float) -> None:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from selavpr.limits import BodyLimit, BoundedFetch, sweep, swept
+from selavpr.limits import BodyLimit, BoundedFetch, is_public, sweep, swept
 
 LIMIT = 2**20
 
@@ -130,14 +130,28 @@ def test_machine_that_does_not_answer_is_said() -> None:
     assert silent.closed == 1
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]"])
-def test_addresses_inside_the_network_are_refused(
-    host: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def unknown(host: str) -> list[str]:
-        return []
+INSIDE = [
+    "0.0.0.0",
+    "10.0.0.1",
+    "100.100.100.200",  # Alibaba's cloud tells a machine's secrets there
+    "127.0.0.1",
+    "169.254.169.254",
+    "224.0.0.1",
+    "::1",
+    "::ffff:10.0.0.1",
+    "64:ff9b::a00:1",  # 10.0.0.1, through a translator
+    "fd00:ec2::254",
+]
 
-    monkeypatch.setattr("safehttpx.async_resolve_hostname_google", unknown)
+
+def test_public_addresses_are_told_from_others() -> None:
+    assert [address for address in INSIDE if is_public(address)] == []
+    assert is_public("1.1.1.1") and is_public("2606:4700:4700::1111")
+
+
+@pytest.mark.parametrize("address", [*INSIDE, "x" * 70])
+def test_addresses_inside_the_network_are_refused(address: str) -> None:
+    host = f"[{address}]" if ":" in address else address
 
     async def get() -> httpx.Response:
         async with httpx.AsyncClient(transport=BoundedFetch(LIMIT, RuntimeError)) as client:
