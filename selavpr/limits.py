@@ -13,7 +13,9 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import safehttpx  # type: ignore[import-untyped]
@@ -22,6 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FETCH_SECONDS = 30.0
 """A photo that takes longer to come is given up: it would hold up the line."""
+
+_SLOW = "The photo's address answers too slowly."
+
+_redirected_until: ContextVar[float | None] = ContextVar("redirected_until", default=None)
+"""When the time ends of a fetch that was redirected, which goes on in the same task."""
+
+_T = TypeVar("_T")
 
 
 class BodyLimit:
@@ -74,28 +83,38 @@ class BoundedFetch(httpx.AsyncBaseTransport):
         Args:
             limit: bytes.
             refuse: makes the error that tells a visitor why.
-            seconds: from the request to the last byte.
+            seconds: from the look-up of the first host to the last byte, redirects included.
             reach: opens the way to a host; to a public one only by default.
         """
         self._limit, self._refuse, self._seconds = limit, refuse, seconds
         self._reach = reach or self._public
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request, redirects included: each is a request of its own."""
-        until = time.monotonic() + self._seconds
+        """Answer one request; a redirect's is one of its own, in the time left to the first."""
+        until = _redirected_until.get() or time.monotonic() + self._seconds
+        _redirected_until.set(None)
         # Packed, a few bytes could become gigabytes in memory.
         request.headers["Accept-Encoding"] = "identity"
-        way = await self._reach(request.url.host)
         try:
-            reply = await way.handle_async_request(request)
-        except httpx.HTTPError as error:
+            way = await _by(until, self._reach(request.url.host))
+        except asyncio.TimeoutError as error:
+            raise self._refuse(_SLOW) from error
+        try:
+            reply = await _by(until, way.handle_async_request(request))
+        except BaseException as error:  # a visitor who goes cancels it
             await way.aclose()
-            raise self._refuse("The photo's address does not answer.") from error
+            if isinstance(error, asyncio.TimeoutError):
+                raise self._refuse(_SLOW) from error
+            if isinstance(error, httpx.HTTPError):
+                raise self._refuse("The photo's address does not answer.") from error
+            raise
         assert isinstance(reply.stream, httpx.AsyncByteStream)
         stream = _Counted(reply.stream, way, self._limit, until, self._refuse)
         if reply.headers.get("content-encoding", "identity") != "identity":
             await stream.aclose()
             raise self._refuse("The photo's address sends it packed; give the photo itself.")
+        if reply.has_redirect_location:
+            _redirected_until.set(until)
         return httpx.Response(reply.status_code, headers=reply.headers, stream=stream)
 
     async def _public(self, host: str) -> httpx.AsyncBaseTransport:
@@ -154,6 +173,17 @@ async def swept(folder: Path, every: float, age: float) -> AsyncIterator[None]:
             await task
 
 
+async def _by(until: float, step: Awaitable[_T]) -> _T:
+    """What a step gives; it is cancelled once ``time.monotonic()`` is past ``until``.
+
+    httpx's own time limits do not count: safehttpx's transport drops them.
+
+    Raises:
+        asyncio.TimeoutError: it took longer.
+    """
+    return await asyncio.wait_for(step, until - time.monotonic())
+
+
 class _Counted(httpx.AsyncByteStream):
     def __init__(
         self,
@@ -167,17 +197,21 @@ class _Counted(httpx.AsyncByteStream):
         self._limit, self._until, self._refuse = limit, until, refuse
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        got = 0
+        got, chunks = 0, aiter(self._stream)
         try:
-            async for chunk in self._stream:
+            while True:
+                try:
+                    chunk = await _by(self._until, anext(chunks))
+                except StopAsyncIteration:
+                    return
                 got += len(chunk)
                 if got > self._limit:
                     raise self._refuse(
                         f"The photo at that address is larger than {self._limit // 2**20} MB."
                     )
-                if time.monotonic() > self._until:
-                    raise self._refuse("The photo's address answers too slowly.")
                 yield chunk
+        except asyncio.TimeoutError as error:
+            raise self._refuse(_SLOW) from error
         except httpx.HTTPError as error:
             raise self._refuse("The photo's address stopped in the middle of it.") from error
 
