@@ -278,6 +278,10 @@ _DETAILS = tuple(
             r"(.*) is (\d+) x (\d+) pixels; at least (\d+) on each side are needed\.",
             r"\1 只有 \2 x \3 像素，每边至少需要 \4 像素。",
         ),
+        (
+            r"(.*) is (\d+) x (\d+) pixels, a strip more than (\d+) times as long as wide; .*",
+            r"\1 为 \2 x \3 像素，长边超过短边的 \4 倍，请截取较短的一段。",
+        ),
         (r"There is no city (.*) here; there are (.*)\.", r"这里没有城市 \1，可选：\2。"),
         (r"There is no candidate \d+; there are (\d+)\.", r"没有这个候选，共有 \1 个。"),
         (r"Pick a candidate first\.", "请先点选一个候选。"),
