@@ -286,6 +286,10 @@ _DETAILS = tuple(
         (r"There is no candidate \d+; there are (\d+)\.", r"没有这个候选，共有 \1 个。"),
         (r"Pick a candidate first\.", "请先点选一个候选。"),
         (
+            r"This answer has been forgotten; press Locate again\.",
+            "这个结果已不再保留，请重新点击“开始定位”。",
+        ),
+        (
             r"The model gives values that are not finite for this photo; .*",
             "模型对这张照片给出了无效数值，请换用其他模型或 float32 精度。",
         ),
