@@ -222,9 +222,10 @@ _TEXT: dict[str, tuple[str, str]] = {
     "svg_answer": ("place", "地点"),
     "empty": ("Give it a street photo", "给它一张街景照片"),
     "empty_note": (
-        "It is compared with {count} photos of {city}. It stays on this machine and is deleted "
-        "after an hour.",
-        "照片将与{city}的 {count} 张照片比对。它只留在这台机器上，一小时后删除。",
+        "It is compared with {count} photos of {city}. It is sent to the computer that serves this "
+        "page and nowhere else, and is deleted there within 70 minutes of your last use of it.",
+        "照片将与{city}的 {count} 张照片比对。照片只发送到提供本页面的计算机，"
+        "最后一次使用后 70 分钟内从那里删除。",
     ),
     "no_credit": ("author not stated", "作者未注明"),
     "credits": ("Credits", "致谢与许可"),

@@ -46,7 +46,7 @@ KEEP_SECONDS = 3600
 """Uploads are deleted after this long, sessions forgotten."""
 
 LOOK_SECONDS = 600
-"""Between two looks at how old the uploads are."""
+"""Between two looks at how old the uploads are; the page tells the sum of both, in minutes."""
 
 ATTEMPTS = 3
 """To start serving, on a machine that is too busy to answer itself."""

@@ -28,6 +28,7 @@ from selavpr import ui
 from selavpr.errors import OptionError
 from selavpr.exif import read_position
 from selavpr.report import to_dict
+from selavpr.text import plain
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +339,13 @@ def test_start_on_a_busy_machine_is_tried_again(
     assert page.closed == 2
     with pytest.raises(ValueError, match="other"):
         ui.launch(Unstarted(tmp_path, ValueError("some other thing")))
+
+
+def test_page_tells_how_long_a_photo_is_kept() -> None:
+    """A photo just too young to be deleted stays until the next look."""
+    minutes = (ui.KEEP_SECONDS + ui.LOOK_SECONDS) // 60
+    for language, told in (("en", f"within {minutes} minutes"), ("zh", f"{minutes} 分钟内")):
+        assert told in plain("empty_note", language, count="24", city="Åbo")
 
 
 def test_without_a_city_the_page_says_what_to_do() -> None:
