@@ -28,6 +28,10 @@ MAX_PIXELS = 64_000_000
 MIN_SIDE = 28
 """Smallest usable side: two patches."""
 
+MAX_SIDE_RATIO = 16
+"""Longest side over shortest. A narrower strip shows no place, could be stored at 640 pixels with
+less than ``MIN_SIDE`` across, and beside another one its matches would fit in no WebP picture."""
+
 MAX_ASPECT = 3.0
 """Wider (or taller) photos are squashed to this aspect when the aspect is kept."""
 
@@ -55,10 +59,12 @@ def load_image(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         max_pixels: larger photos are refused before they are decoded.
 
     Returns:
-        An RGB image of at least 28 x 28 pixels, without metadata.
+        An RGB image of at least 28 x 28 pixels, its longer side at most 16 times the shorter,
+        without metadata.
 
     Raises:
-        PhotoError: no such file, not a photo, cut off, animated, empty, too small or too large.
+        PhotoError: no such file, not a photo, cut off, animated, empty, too small, too large or
+            too narrow.
     """
     if isinstance(source, np.ndarray):
         return _checked(_from_array(source), max_pixels)
@@ -246,5 +252,10 @@ def _checked(image: Image.Image, max_pixels: int, name: str = "The photo") -> Im
     if min(width, height) < MIN_SIDE:
         raise PhotoError(
             f"{name} is {width} x {height} pixels; at least {MIN_SIDE} on each side are needed."
+        )
+    if max(width, height) > MAX_SIDE_RATIO * min(width, height):
+        raise PhotoError(
+            f"{name} is {width} x {height} pixels, a strip more than {MAX_SIDE_RATIO} times as "
+            "long as wide; cut a shorter piece out of it."
         )
     return image

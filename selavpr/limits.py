@@ -1,17 +1,21 @@
 """What a visitor may cost: bytes sent here, fetched from an address they give, and left behind.
 
 Gradio bounds the files it receives, but neither other requests nor what it fetches for one.
-The home of ``safehttpx``, by which Gradio refuses addresses inside its own network.
+The home of ``safehttpx``, by which Gradio fetches from the very address that was checked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import safehttpx  # type: ignore[import-untyped]
@@ -20,6 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FETCH_SECONDS = 30.0
 """A photo that takes longer to come is given up: it would hold up the line."""
+
+_SLOW = "The photo's address answers too slowly."
+
+_redirected_until: ContextVar[float | None] = ContextVar("redirected_until", default=None)
+"""When the time ends of a fetch that was redirected, which goes on in the same task."""
+
+_T = TypeVar("_T")
 
 
 class BodyLimit:
@@ -72,37 +83,59 @@ class BoundedFetch(httpx.AsyncBaseTransport):
         Args:
             limit: bytes.
             refuse: makes the error that tells a visitor why.
-            seconds: from the request to the last byte.
+            seconds: from the look-up of the first host to the last byte, redirects included.
             reach: opens the way to a host; to a public one only by default.
         """
         self._limit, self._refuse, self._seconds = limit, refuse, seconds
         self._reach = reach or self._public
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer one request, redirects included: each is a request of its own."""
-        until = time.monotonic() + self._seconds
+        """Answer one request; a redirect's is one of its own, in the time left to the first."""
+        until = _redirected_until.get() or time.monotonic() + self._seconds
+        _redirected_until.set(None)
         # Packed, a few bytes could become gigabytes in memory.
         request.headers["Accept-Encoding"] = "identity"
-        way = await self._reach(request.url.host)
         try:
-            reply = await way.handle_async_request(request)
-        except httpx.HTTPError as error:
+            way = await _by(until, self._reach(request.url.host))
+        except asyncio.TimeoutError as error:
+            raise self._refuse(_SLOW) from error
+        try:
+            reply = await _by(until, way.handle_async_request(request))
+        except BaseException as error:  # a visitor who goes cancels it
             await way.aclose()
-            raise self._refuse("The photo's address does not answer.") from error
+            if isinstance(error, asyncio.TimeoutError):
+                raise self._refuse(_SLOW) from error
+            if isinstance(error, httpx.HTTPError):
+                raise self._refuse("The photo's address does not answer.") from error
+            raise
         assert isinstance(reply.stream, httpx.AsyncByteStream)
         stream = _Counted(reply.stream, way, self._limit, until, self._refuse)
         if reply.headers.get("content-encoding", "identity") != "identity":
             await stream.aclose()
             raise self._refuse("The photo's address sends it packed; give the photo itself.")
+        if reply.has_redirect_location:
+            _redirected_until.set(until)
         return httpx.Response(reply.status_code, headers=reply.headers, stream=stream)
 
     async def _public(self, host: str) -> httpx.AsyncBaseTransport:
         try:
-            address = await safehttpx.async_validate_url(host)
-        except ValueError as error:
+            # Not safehttpx's look-up: it takes 100.64.0.0/10 for public, where clouds have services
+            # of their own, and asks Google about hosts that it finds inside the network.
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, None, type=socket.SOCK_STREAM
+            )
+            address = next(str(at[0]) for *_, at in found if is_public(str(at[0])))
+        except (OSError, ValueError, StopIteration) as error:
             raise self._refuse("The photo's address is none that anybody can reach.") from error
         way: httpx.AsyncBaseTransport = safehttpx.AsyncSecureTransport(address)
         return way
+
+
+def is_public(address: str) -> bool:
+    """Whether a numeric address is one machine that the whole internet can reach."""
+    at = ipaddress.ip_address(address)
+    # Python calls some addresses global that are for groups, or that lead to any IPv4 address.
+    return at.is_global and not (at.is_multicast or at.is_reserved)
 
 
 def sweep(folder: Path, age: float) -> None:
@@ -140,6 +173,17 @@ async def swept(folder: Path, every: float, age: float) -> AsyncIterator[None]:
             await task
 
 
+async def _by(until: float, step: Awaitable[_T]) -> _T:
+    """What a step gives; it is cancelled once ``time.monotonic()`` is past ``until``.
+
+    httpx's own time limits do not count: safehttpx's transport drops them.
+
+    Raises:
+        asyncio.TimeoutError: it took longer.
+    """
+    return await asyncio.wait_for(step, until - time.monotonic())
+
+
 class _Counted(httpx.AsyncByteStream):
     def __init__(
         self,
@@ -153,17 +197,21 @@ class _Counted(httpx.AsyncByteStream):
         self._limit, self._until, self._refuse = limit, until, refuse
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        got = 0
+        got, chunks = 0, aiter(self._stream)
         try:
-            async for chunk in self._stream:
+            while True:
+                try:
+                    chunk = await _by(self._until, anext(chunks))
+                except StopAsyncIteration:
+                    return
                 got += len(chunk)
                 if got > self._limit:
                     raise self._refuse(
                         f"The photo at that address is larger than {self._limit // 2**20} MB."
                     )
-                if time.monotonic() > self._until:
-                    raise self._refuse("The photo's address answers too slowly.")
                 yield chunk
+        except asyncio.TimeoutError as error:
+            raise self._refuse(_SLOW) from error
         except httpx.HTTPError as error:
             raise self._refuse("The photo's address stopped in the middle of it.") from error
 

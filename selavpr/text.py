@@ -222,9 +222,10 @@ _TEXT: dict[str, tuple[str, str]] = {
     "svg_answer": ("place", "地点"),
     "empty": ("Give it a street photo", "给它一张街景照片"),
     "empty_note": (
-        "It is compared with {count} photos of {city}. It stays on this machine and is deleted "
-        "after an hour.",
-        "照片将与{city}的 {count} 张照片比对。它只留在这台机器上，一小时后删除。",
+        "It is compared with {count} photos of {city}. It is sent to the computer that serves this "
+        "page and nowhere else, and is deleted there within 70 minutes of your last use of it.",
+        "照片将与{city}的 {count} 张照片比对。照片只发送到提供本页面的计算机，"
+        "最后一次使用后 70 分钟内从那里删除。",
     ),
     "no_credit": ("author not stated", "作者未注明"),
     "credits": ("Credits", "致谢与许可"),
@@ -278,9 +279,17 @@ _DETAILS = tuple(
             r"(.*) is (\d+) x (\d+) pixels; at least (\d+) on each side are needed\.",
             r"\1 只有 \2 x \3 像素，每边至少需要 \4 像素。",
         ),
+        (
+            r"(.*) is (\d+) x (\d+) pixels, a strip more than (\d+) times as long as wide; .*",
+            r"\1 为 \2 x \3 像素，长边超过短边的 \4 倍，请截取较短的一段。",
+        ),
         (r"There is no city (.*) here; there are (.*)\.", r"这里没有城市 \1，可选：\2。"),
         (r"There is no candidate \d+; there are (\d+)\.", r"没有这个候选，共有 \1 个。"),
         (r"Pick a candidate first\.", "请先点选一个候选。"),
+        (
+            r"This answer has been forgotten; press Locate again\.",
+            "这个结果已不再保留，请重新点击“开始定位”。",
+        ),
         (
             r"The model gives values that are not finite for this photo; .*",
             "模型对这张照片给出了无效数值，请换用其他模型或 float32 精度。",

@@ -46,7 +46,7 @@ KEEP_SECONDS = 3600
 """Uploads are deleted after this long, sessions forgotten."""
 
 LOOK_SECONDS = 600
-"""Between two looks at how old the uploads are."""
+"""Between two looks at how old the uploads are; the page tells the sum of both, in minutes."""
 
 ATTEMPTS = 3
 """To start serving, on a machine that is too busy to answer itself."""
@@ -199,27 +199,27 @@ def build_demo(
                 site.downloads(found, linked=truth is not None),
             )
 
-        @_guarded
+        @_of_answer
         def draw_map(found: Session, compare: bool, truth: Location | None) -> str:
             return site.map(found, _known(found.path, truth, compare))
 
-        @_guarded
+        @_of_answer
         def first_pick(
             found: Session, lines: float, least: float, agreeing: bool
         ) -> tuple[Any, ...]:
             found = site.pick(found, 0)
             return found, site.matches(found, int(lines), least, agreeing)
 
-        @_guarded
+        @_of_answer
         def pick(
             found: Session, lines: float, least: float, agreeing: bool, event: gr.EventData
         ) -> tuple[Any, ...]:
             found = site.pick(found, int(event.number))
             return found, site.matches(found, int(lines), least, agreeing)
 
-        @_guarded
-        def redraw(found: Session | None, lines: float, least: float, agreeing: bool) -> Any:
-            if found is None or found.matches is None:
+        @_of_answer
+        def redraw(found: Session, lines: float, least: float, agreeing: bool) -> Any:
+            if found.matches is None:
                 return gr.skip()
             return site.matches(found, int(lines), least, agreeing)
 
@@ -239,9 +239,9 @@ def build_demo(
             )
             located.success(None, settings, js=theme.SHOW_ANSWER, **_QUIET)
             located.success(draw_map, [session, compare, truth], [map_view], **_QUIET)
-            listed = located.success(_guarded(site.columns), [session], [columns], **_QUIET)
+            listed = located.success(_of_answer(site.columns), [session], [columns], **_QUIET)
             explained = listed.success(first_pick, [session, *controls], drawn, **_QUIET)
-            explained.success(_guarded(site.heat), [session], [heat], **_QUIET)
+            explained.success(_of_answer(site.heat), [session], [heat], **_QUIET)
             explained.success(None, js=theme.REOPEN_PICK, **_QUIET)
 
         answer(go.click)
@@ -531,6 +531,18 @@ def _health(site: Site) -> Callable[[Request], JSONResponse]:
 def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     """Show the visitor, in both languages, what can be mended; log anything else and say so."""
     return _reporting(handler, _explained, both("failed"))
+
+
+def _of_answer(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Guarded, for what begins with the visitor's ``Session``, which may have been forgotten."""
+
+    @functools.wraps(handler)
+    def remembered(found: Session | None, *args: Any, **kwargs: Any) -> Any:
+        if found is None:
+            raise OptionError("This answer has been forgotten; press Locate again.")
+        return handler(found, *args, **kwargs)
+
+    return _guarded(remembered)
 
 
 def _answering(handler: Callable[..., Any]) -> Callable[..., Any]:

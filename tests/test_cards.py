@@ -400,11 +400,20 @@ def refusals(folder: Path) -> list[errors.SelaVPRError]:
     """What a visitor's photo or request can be refused for, as the engine says it."""
     (folder / "notes.jpg").write_text("words")
     drawn_street(1, (20, 40)).save(folder / "small.png")
+    drawn_street(1, (600, 30)).save(folder / "strip.png")
     drawn_street(1).save(folder / "street.jpg")
     (folder / "cut.jpg").write_bytes((folder / "street.jpg").read_bytes()[:2000])
     drawn_street(1).save(folder / "pages.tiff", save_all=True, append_images=[drawn_street(2)])
     drawn_street(1).convert("F").save(folder / "float.tiff")
-    photos = ("notes.jpg", "small.png", "cut.jpg", "pages.tiff", "float.tiff", "gone.jpg")
+    photos = (
+        "notes.jpg",
+        "small.png",
+        "strip.png",
+        "cut.jpg",
+        "pages.tiff",
+        "float.tiff",
+        "gone.jpg",
+    )
     attempts = [functools.partial(load_image, folder / name) for name in photos]
     attempts.append(functools.partial(load_image, folder / "street.jpg", max_pixels=1_000))
     site = Site({"drawn-town": FakeRecognizer()})

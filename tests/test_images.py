@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from selavpr import ModelConfig, PhotoError, load_image
-from selavpr.images import MAX_ASPECT, MIN_SIDE, batches, network_size, preprocess
+from selavpr.building import STORED_SIDE
+from selavpr.images import MAX_ASPECT, MAX_SIDE_RATIO, MIN_SIDE, batches, network_size, preprocess
 
 pillow_heif.register_heif_opener()
 
@@ -426,6 +427,25 @@ def test_too_small(size: tuple[int, int]) -> None:
         with pytest.raises(PhotoError, match=f"is {size[0]} x {size[1]} pixels; at least 28"):
             load_image(source)
     assert load_image(Image.new("RGB", (MIN_SIDE, MIN_SIDE))).size == (28, 28)
+
+
+@pytest.mark.parametrize("size", [(28_000, 28), (28, 449), (1000, 30)])
+def test_too_narrow(size: tuple[int, int]) -> None:
+    for source in (encoded(Image.new("RGB", size), "PNG"), np.zeros((*size, 3), np.uint8)):
+        with pytest.raises(PhotoError, match=r"\d+ x \d+ pixels, a strip more than 16 times"):
+            load_image(source)
+
+
+@given(st.integers(MIN_SIDE, 300), st.floats(1, MAX_SIDE_RATIO), st.booleans())
+@example(1000, 16, True)
+def test_what_is_taken_can_be_taken_again_when_stored(
+    short: int, ratio: float, upright: bool
+) -> None:
+    """Else an index could hold a photo that it refuses to show."""
+    size = (short, int(short * ratio))
+    photo = load_image(Image.new("RGB", size if upright else size[::-1]))
+    photo.thumbnail((STORED_SIDE, STORED_SIDE))
+    assert load_image(photo).size == photo.size
 
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 40), (40, 0)])

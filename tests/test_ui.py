@@ -28,6 +28,7 @@ from selavpr import ui
 from selavpr.errors import OptionError
 from selavpr.exif import read_position
 from selavpr.report import to_dict
+from selavpr.text import plain
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,47 @@ def test_other_failures_are_logged_and_kept_from_the_visitor(
     assert "RuntimeError: secret detail" in server.log()
 
 
+def answered(address: str, number: int, data: list[Any], visitor: str) -> dict[str, Any]:
+    """What the page is told when a visitor sets off one of its events."""
+    asked = {"fn_index": number, "data": data, "event_data": {"number": 0}, "session_hash": visitor}
+    request = urllib.request.Request(
+        f"{address}gradio_api/queue/join",
+        json.dumps(asked).encode(),
+        {"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=10).close()
+    told = f"{address}gradio_api/queue/data?session_hash={visitor}"
+    with urllib.request.urlopen(told, timeout=20) as events:
+        for line in events:
+            message = json.loads(line.removeprefix(b"data: ")) if line.strip() else {}
+            if message.get("msg") == "process_completed":
+                return dict(message)
+    raise AssertionError("no answer")
+
+
+def test_answer_that_was_forgotten_is_said_by_all_that_needs_one(
+    address: str, server: Server
+) -> None:
+    """As to a page that was open for too long; this visitor never had an answer."""
+    with urllib.request.urlopen(f"{address}config", timeout=10) as reply:
+        page = json.load(reply)
+    value = {part["id"]: part["props"].get("value") for part in page["components"]}
+    session = next(part["id"] for part in page["components"] if part["type"] == "state")
+    needy = [
+        event
+        for event in page["dependencies"]
+        if event["inputs"][:1] == [session] and event["backend_fn"]
+    ]
+    assert len(needy) == 12, "four that follow an answer, in two ways; a pick; three controls"
+    for event in needy:
+        data = [value[part] for part in event["inputs"]]
+        told = answered(address, event["id"], data, f"forgotten-{event['id']}")
+        assert not told["success"]
+        assert "has been forgotten; press Locate again." in told["output"]["error"]
+        assert "这个结果已不再保留" in told["output"]["error"]
+    assert "NoneType" not in server.log()
+
+
 def status(url: str) -> int:
     try:
         with urllib.request.urlopen(url, timeout=10) as reply:
@@ -297,6 +339,13 @@ def test_start_on_a_busy_machine_is_tried_again(
     assert page.closed == 2
     with pytest.raises(ValueError, match="other"):
         ui.launch(Unstarted(tmp_path, ValueError("some other thing")))
+
+
+def test_page_tells_how_long_a_photo_is_kept() -> None:
+    """A photo just too young to be deleted stays until the next look."""
+    minutes = (ui.KEEP_SECONDS + ui.LOOK_SECONDS) // 60
+    for language, told in (("en", f"within {minutes} minutes"), ("zh", f"{minutes} 分钟内")):
+        assert told in plain("empty_note", language, count="24", city="Åbo")
 
 
 def test_without_a_city_the_page_says_what_to_do() -> None:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from selavpr import viz
+from selavpr.images import MAX_SIDE_RATIO
 from selavpr.model import GeM
 from selavpr.structs import KeypointMatches
 
@@ -204,3 +205,10 @@ def test_legend_goes_from_the_lowest_to_the_highest_colour() -> None:
     first, last = (bytes(c).hex() for c in viz.colours(np.array([0.0, 1.0], dtype=np.float32)))
     assert viz.legend(3).startswith(f"linear-gradient(90deg, #{first}, ")
     assert viz.legend(3).endswith(f"#{last})")
+
+
+def test_matches_of_the_narrowest_photos_fit_in_a_picture() -> None:
+    """WebP holds 16,383 pixels a side."""
+    strip = grey(60 * MAX_SIDE_RATIO, 60)
+    drawn = viz.draw_matches(strip, strip, FOUR, np.arange(4))
+    assert viz.data_uri(drawn).startswith("data:image/webp")
