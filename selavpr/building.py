@@ -161,13 +161,22 @@ def build(
 
 def _check(out: Path, photos: Sequence[SourcePhoto], batch_size: int, basemap: Path | None) -> None:
     """Find out before hours of work what would make them useless."""
-    if out.exists() and not holds_index(out) and (not out.is_dir() or any(out.iterdir())):
-        raise IndexFileError(f"{out} exists and is not an index; choose another place.")
+    check_place(out)
     if batch_size < 1:
         raise OptionError(f"batch size must be 1 or more, not {batch_size}.")
     if basemap is not None and not basemap.is_file():
         raise OptionError(f"There is no basemap at {basemap}.")
     check_photos(photos)
+
+
+def check_place(out: Path) -> None:
+    """Whether an index may be put there: nothing of another kind is replaced.
+
+    Raises:
+        IndexFileError: there is a file, or a folder that holds something else.
+    """
+    if out.exists() and not holds_index(out) and (not out.is_dir() or any(out.iterdir())):
+        raise IndexFileError(f"{out} exists and is not an index; choose another place.")
 
 
 def check_photos(photos: Sequence[SourcePhoto]) -> None:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from selavpr import searchers
-from selavpr.building import Progress, check_photos, extracted
+from selavpr.building import Progress, check_photos, check_place, extracted
 from selavpr.errors import IndexFileError, OptionError
 from selavpr.index import PlaceIndex
 from selavpr.indexfiles import BASEMAP, MAX_JSON_BYTES, PHOTOS, Manifest, holds_index, read_sums
@@ -202,8 +202,7 @@ def merge(
         raise OptionError("Merging takes two indexes or more.")
     if target in [Path(folder).resolve() for folder in folders]:
         raise OptionError(f"{target} is one of the indexes to merge; choose another place.")
-    if target.exists() and not holds_index(target) and any(target.iterdir()):
-        raise IndexFileError(f"{target} exists and is not an index; choose another place.")
+    check_place(target)
     with replacing(target, "change") as new:
         notes = _merge(new, [PlaceIndex.open(folder) for folder in folders], name, title)
     return PlaceIndex.open(target), notes

@@ -287,8 +287,9 @@ def test_what_does_not_belong_together(
         editing.merge(folder, [folder, halves[0]])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
-    with pytest.raises(IndexFileError, match="is not an index"):
-        editing.merge(tmp_path / "full", halves)
+    for name in ("full", "full/mine.txt"):
+        with pytest.raises(IndexFileError, match="is not an index"):
+            editing.merge(tmp_path / name, halves)
     build(tmp_path / "dense", photos[:2], network, MANIFEST, local="dense")
     with pytest.raises(IndexFileError, match="keeps other local features"):
         editing.merge(out, [folder, tmp_path / "dense"])
