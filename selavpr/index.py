@@ -142,7 +142,7 @@ class PlaceIndex:
         return index
 
     def _check(self) -> None:
-        """Whether the parts are of one index."""
+        """Whether the parts are of one index, and there is something to search in it."""
         rows, features = len(self), int(self._starts[-1])
         arrays = self.codec.arrays
         fits = (
@@ -158,6 +158,8 @@ class PlaceIndex:
         )
         if not fits:
             raise IndexFileError(f"The parts of the index in {self.folder} do not fit together.")
+        if not rows:
+            raise IndexFileError(f"The index in {self.folder} holds no photos; build it again.")
 
     @property
     def width(self) -> int:
