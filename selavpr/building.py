@@ -29,6 +29,7 @@ from selavpr.index import PlaceIndex
 from selavpr.indexfiles import (
     OWN_FILES,
     Manifest,
+    check_basemap,
     holds_index,
     is_inside,
 )
@@ -125,7 +126,7 @@ def build(
             descriptors per photo (keypoint); None for the default of each.
         search: ``"flat"`` is exact, ``"ivf"`` is for many photos, ``"auto"`` chooses; the
             manifest's ``search`` says what it costs.
-        basemap: GeoJSON to copy in.
+        basemap: a GeoJSON FeatureCollection to copy in.
         batch_size: photos per pass through the network.
         progress: called with photos done and photos in all.
         engine: makes the features.
@@ -134,7 +135,8 @@ def build(
         The opened index, and a sentence for each photo that could not be used.
 
     Raises:
-        OptionError: there are no photos, ids or image paths repeat, or an option is out of range.
+        OptionError: there are no photos, ids or image paths repeat, an option is out of range, or
+            the basemap is none.
         IndexFileError: no photo was usable, another build of this index is running, the folder
             cannot be written, or the engine fails.
     """
@@ -164,8 +166,8 @@ def _check(out: Path, photos: Sequence[SourcePhoto], batch_size: int, basemap: P
     check_place(out)
     if batch_size < 1:
         raise OptionError(f"batch size must be 1 or more, not {batch_size}.")
-    if basemap is not None and not basemap.is_file():
-        raise OptionError(f"There is no basemap at {basemap}.")
+    if basemap is not None:
+        check_basemap(basemap)
     check_photos(photos)
 
 

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -359,24 +360,32 @@ def _distrusted(index: PlaceIndex) -> Iterator[None]:
 
 
 def _copy_basemap(indexes: Sequence[PlaceIndex], new: Path) -> list[str]:
-    """The map of one index, or of all together."""
-    maps = [(index, basemap) for index in indexes if (basemap := index.basemap()) is not None]
-    if not maps:
+    """The map of one index, as it is, or of all together."""
+    mapped = [index for index in indexes if (index.folder / BASEMAP).is_file()]
+    if not mapped:
         return []
-    if len(maps) == 1:
-        link(maps[0][0].folder / BASEMAP, new / BASEMAP)
+    if len(mapped) == 1:
+        link(mapped[0].folder / BASEMAP, new / BASEMAP)
         return []
-    features = [
-        feature
-        for _, basemap in maps
-        for feature in basemap.get("features", [])
-        if isinstance(basemap.get("features"), list)
-    ]
+    features: list[Any] = []
+    notes = []
+    for index in mapped:
+        try:
+            found = (index.basemap() or {}).get("features")
+        except IndexFileError as error:
+            notes.append(f"The map of {index.folder} was left out: {error}")
+            continue
+        features += found if isinstance(found, list) else []
+    if len(notes) == len(mapped):
+        return notes
     text = json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
     if len(text.encode()) > MAX_JSON_BYTES:
-        return ["The maps together are too large and were left out; give one with --basemap."]
+        return [
+            *notes,
+            "The maps together are too large and were left out; give one with --basemap.",
+        ]
     (new / BASEMAP).write_text(text, encoding="utf-8")
-    return []
+    return notes
 
 
 def _fits(place: Place, where: Mapping[str, str]) -> bool:

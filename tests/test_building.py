@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -15,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, random_model
-from engine_fixtures import COUNT, MANIFEST, content, draw_town, drawn
+from engine_fixtures import BASEMAP, COUNT, MANIFEST, content, draw_town, drawn
 from PIL import Image
 
-from selavpr import IndexFileError, ModelConfig, OptionError, SelaVPR, building
+from selavpr import IndexFileError, ModelConfig, OptionError, SelaVPR, building, indexfiles
 from selavpr.building import build
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex, verify, work_folder
@@ -214,6 +215,38 @@ def test_options_out_of_range(network: SelaVPR, photos: list[SourcePhoto], tmp_p
     with pytest.raises(OptionError, match="no photos"):
         build(tmp_path / "x", [], network, MANIFEST)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("streets", "cannot be a basemap: Expecting value"),
+        ("[]", "cannot be a basemap: it does not hold a JSON object"),
+        ('{"type": "Feature", "geometry": null}', "basemap: it is no FeatureCollection"),
+        (BASEMAP + " " * 2_100_000, "it is too large, 2 MB where 1 MB is the most"),
+        (None, "cannot be read: No such file"),
+    ],
+    ids=lambda text: str(text)[:9],
+)  # fmt: skip
+def test_basemaps_that_cannot_be_served(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    text: str | None, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(indexfiles, "MAX_JSON_BYTES", 1 << 20)
+    if text is not None:
+        (tmp_path / "map.geojson").write_text(text)
+    with pytest.raises(OptionError, match=words):
+        build(tmp_path / "x", photos, network, MANIFEST, basemap=tmp_path / "map.geojson")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_basemap_may_have_a_byte_order_mark(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path
+) -> None:
+    (tmp_path / "map.geojson").write_text(BASEMAP, encoding="utf-8-sig")
+    basemap = tmp_path / "map.geojson"
+    made, _ = build(tmp_path / "x", photos[:1], network, MANIFEST, basemap=basemap)
+    assert made.basemap() == json.loads(BASEMAP)
 
 
 def test_other_folders_are_never_replaced(

@@ -314,6 +314,20 @@ def test_maps_are_joined(halves: tuple[Path, Path], tmp_path: Path) -> None:
     assert (made.folder / CODES).stat().st_nlink == 1
 
 
+def test_a_map_that_cannot_be_read_stops_no_change(
+    halves: tuple[Path, Path], folder: Path, tmp_path: Path
+) -> None:
+    (folder / BASEMAP).write_text("streets")
+    made, _ = editing.remove(folder, ids=["p1"])
+    assert (made.folder / BASEMAP).read_text() == "streets"
+    shutil.copytree(halves[1], tmp_path / "b")
+    good = {"type": "FeatureCollection", "features": [{"id": "b"}]}
+    (tmp_path / "b" / BASEMAP).write_text(json.dumps(good))
+    merged, notes = editing.merge(tmp_path / "all", [folder, tmp_path / "b"])
+    assert merged.basemap() == good
+    assert any(note.startswith(f"The map of {folder} was left out: ") for note in notes)
+
+
 # Killed
 
 
