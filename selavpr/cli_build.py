@@ -98,7 +98,7 @@ def _build(
         )
     problems = [*found.problems, *problems]
     say_problems(problems, args.verbose)
-    size = sum(about["bytes"] for about in made.manifest.files.values())
+    size = sum(made.sizes().values())
     print(f"Wrote {made.folder}: {len(made):,} photos, {size / 1e6:.1f} MB", end="")
     print(f"; {len(problems)} left out" if problems else "", end="")
     print(f"; search: {describe(made.manifest.search)}")

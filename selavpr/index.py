@@ -324,6 +324,21 @@ class PlaceIndex:
             raise IndexFileError(f"Row {row + 1} of {PLACES} points outside the index.")
         return path
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, photos of a large index included, which its manifest does not list.
+
+        Those are measured; one that is missing here has no bytes.
+
+        Raises:
+            IndexFileError: the list of photos is missing or damaged.
+        """
+        sizes = {name: int(about["bytes"]) for name, about in self.manifest.files.items()}
+        if PHOTOS in sizes:
+            for name in read_sums(self.folder / PHOTOS):
+                path = self.folder / name
+                sizes[name] = path.stat().st_size if path.is_file() else 0
+        return sizes
+
     def basemap(self) -> dict[str, Any] | None:
         """Streets, water and buildings as a GeoJSON FeatureCollection; None without one.
 

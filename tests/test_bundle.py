@@ -93,7 +93,7 @@ def test_all_cities_share_one_model(machine: Machine) -> None:
 
 
 def test_cities_of_one_name_are_all_served(machine: Machine) -> None:
-    """As of ``--index paris/index --index london/index``; one that is named twice is served once."""
+    """As of ``--index paris/index --index london/index``; one named twice is served once."""
     asked = ["oslo", "old/oslo", "bergen", "older/oslo", "oslo"]
     served = bundle.load(ROOT, asked)
     assert list(served.recognizers) == ["oslo", "oslo-2", "bergen", "oslo-3"]

@@ -21,6 +21,7 @@ from selavpr import IndexFileError, OptionError, SelaVPR, editing, searchers, wr
 from selavpr.building import build
 from selavpr.index import PlaceIndex, verify
 from selavpr.indexfiles import BASEMAP, CODES, GLOBAL, PHOTOS, manifest_text, read_manifest
+from selavpr.indexfiles import MANIFEST as MANIFEST_FILE
 from selavpr.localcodecs import CODECS
 from selavpr.recognizer import Recognizer
 from selavpr.sources import SourcePhoto
@@ -84,6 +85,8 @@ def test_added_then_removed_with_inverted_lists_and_a_list_of_checksums(
     assert (town / PHOTOS).is_file()
     assert not any(name.startswith("images/") for name in made.manifest.files)
     before = content(town)
+    sizes = {name: len(data) for name, data in before.items() if name != MANIFEST_FILE}
+    assert made.sizes() == sizes
     grown, _ = editing.add(town, photos[8:], network)
     assert grown.manifest.search == made.manifest.search and verify(town) == []
     for i in (0, 9):
@@ -93,6 +96,7 @@ def test_added_then_removed_with_inverted_lists_and_a_list_of_checksums(
     assert content(town) == before
     (town / "images" / "3.jpg").write_bytes(b"x")
     (town / "images" / "4.jpg").unlink()
+    assert PlaceIndex.open(town).sizes() == sizes | {"images/3.jpg": 1, "images/4.jpg": 0}
     assert verify(town) == [
         "images/3.jpg is damaged: its checksum differs.", "images/4.jpg is missing."
     ]  # fmt: skip

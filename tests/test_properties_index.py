@@ -563,6 +563,9 @@ def test_the_card_of_an_index_is_read_back(
         def places(self) -> list[Place]:
             return [Place(str(i), "", place) for i, place in enumerate(places)]
 
+        def sizes(self) -> dict[str, int]:
+            return {"places.csv": 1_000_000}
+
     index: Any = Index()
     text = card(index, "org/name")
     _, front, body = text.split("---\n", 2)
