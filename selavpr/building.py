@@ -36,7 +36,7 @@ from selavpr.indexfiles import (
 from selavpr.localcodecs import CODECS, TokensCodec
 from selavpr.model import SelaVPR
 from selavpr.searchers import SEARCHES, Search
-from selavpr.sources import SourcePhoto
+from selavpr.sources import SourcePhoto, clean
 from selavpr.weights import digest
 from selavpr.writing import Entries, Entry, replacing, write
 
@@ -189,15 +189,16 @@ def check_photos(photos: Sequence[SourcePhoto]) -> None:
     """
     if not photos:
         raise OptionError("There are no photos to index.")
+    places = [clean(photo.place) for photo in photos]  # as they will be written
     for what in ("place_id", "image"):
         seen: set[str] = set()
-        for photo in photos:
-            value = getattr(photo.place, what)
+        for place in places:
+            value = getattr(place, what)
             if value in seen:
                 raise OptionError(f"The {what} {value!r} appears twice; each must be unique.")
             seen.add(value)
-    for photo in photos:
-        image = photo.place.image
+    for place in places:
+        image = place.image
         if not is_inside(image) or PurePosixPath(image).parts[0] in OWN_FILES:
             raise OptionError(f"{image!r} is no path for a photo inside an index.")
 

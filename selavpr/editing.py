@@ -30,9 +30,9 @@ from selavpr.indexfiles import BASEMAP, MAX_JSON_BYTES, PHOTOS, Manifest, holds_
 from selavpr.localfeatures import Arrays, Codec, same
 from selavpr.model import SelaVPR
 from selavpr.searchers import Searcher
-from selavpr.sources import SourcePhoto
+from selavpr.sources import SourcePhoto, clean
 from selavpr.structs import Place
-from selavpr.writing import ArrayWriter, Entry, clean, finish, link, replacing
+from selavpr.writing import ArrayWriter, Entry, finish, link, replacing
 
 CALIBRATED = (
     "The calibration was made before this change and is kept; `index calibrate` makes a new one."
@@ -146,7 +146,7 @@ def _add(
         )
     places = index.places
     taken = {place.place_id for place in places}
-    again = [photo.place.place_id for photo in photos if photo.place.place_id in taken]
+    again = [name for photo in photos if (name := clean(photo.place).place_id) in taken]
     if again:
         raise OptionError(
             f"{len(again)} of the photos have ids that are in the index, such as {again[0]!r}: "

@@ -18,7 +18,6 @@ import io
 import math
 import os
 import shutil
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +52,7 @@ from selavpr.localcodecs import CODECS
 from selavpr.localfeatures import Arrays, Codec, Network
 from selavpr.placetable import write_places
 from selavpr.searchers import Search, Searcher
+from selavpr.sources import clean
 from selavpr.structs import Place
 
 LISTED = 10_000
@@ -351,18 +351,3 @@ def link(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def clean(place: Place) -> Place:
-    """Without the line breaks and control characters that a table cannot hold."""
-
-    def plain(text: str) -> str:
-        kept = (" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-        return "".join(kept).strip()
-
-    texts: dict[str, Any] = {
-        field.name: plain(getattr(place, field.name))
-        for field in dataclasses.fields(place)
-        if field.name not in ("location", "heading")
-    }
-    return dataclasses.replace(place, **texts)

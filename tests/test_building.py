@@ -19,12 +19,12 @@ from conftest import TINY, random_model
 from engine_fixtures import BASEMAP, COUNT, MANIFEST, content, draw_town, drawn
 from PIL import Image
 
-from selavpr import IndexFileError, ModelConfig, OptionError, SelaVPR, building, indexfiles
+from selavpr import IndexFileError, ModelConfig, OptionError, SelaVPR, building, editing, indexfiles
 from selavpr.building import build
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex, verify, work_folder
 from selavpr.recognizer import Recognizer
-from selavpr.sources import SourcePhoto, read_folder
+from selavpr.sources import SourcePhoto, read_folder, unique
 from selavpr.structs import Place
 
 
@@ -184,6 +184,38 @@ def test_text_of_every_kind_survives(network: SelaVPR, tmp_path: Path) -> None:
     assert [place.street for place in made.places] == [
         "a,b", 'say "x"', "市场街", "line  break", "nul", "", "spaces", "خیابان‌ها"
     ]  # fmt: skip
+
+
+def test_names_that_differ_in_what_is_taken_out_stay_apart(
+    network: SelaVPR, tmp_path: Path
+) -> None:
+    """Spaces at an id's end, and control characters, are not written."""
+    names = ("a", "a ", "b\x85", "b ")
+    found = []
+    for i, name in enumerate(names):
+        drawn(i).save(tmp_path / f"{i}.png")
+        found.append(photo(tmp_path / f"{i}.png", place_id=name, image=name))
+    for made, _ in (
+        build(tmp_path / "town", unique(found), network, MANIFEST),
+        build(tmp_path / "grown", unique(found)[:1], network, MANIFEST),
+    ):
+        if len(made) == 1:
+            made, _ = editing.add(made.folder, unique(found)[1:], network)
+        assert [place.place_id for place in made.places] == ["a", "a-2", "b", "b-2"]
+        assert verify(made.folder) == []
+        for i in range(len(names)):
+            assert made.photo_path(i).read_bytes() == building.stored_photo(found[i].path)[1]
+
+
+def test_an_id_that_is_taken_but_for_a_space_is_refused(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path
+) -> None:
+    build(tmp_path / "town", photos[:1], network, MANIFEST)
+    again = photo(photos[1].path, 1, place_id="p0 ")
+    with pytest.raises(OptionError, match="'p0' appears twice"):
+        build(tmp_path / "x", [photos[0], again], network, MANIFEST)
+    with pytest.raises(OptionError, match="ids that are in the index, such as 'p0'"):
+        editing.add(tmp_path / "town", [again], network)
 
 
 # What is refused before any work

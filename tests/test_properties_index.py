@@ -72,9 +72,9 @@ from selavpr.recognizer import Recognizer
 from selavpr.reranking import count_local, expect_local, order_of, score_tokens
 from selavpr.retrieval import retrieve
 from selavpr.searchers import Searcher, describe, edited, make, recall, tuned
-from selavpr.sources import SourcePhoto
+from selavpr.sources import SourcePhoto, clean
 from selavpr.structs import Place
-from selavpr.writing import ArrayWriter, Entry, clean, finish, link, replacing, write
+from selavpr.writing import ArrayWriter, Entry, finish, link, replacing, write
 
 NETWORK = random_model(TINY)
 KINDS = (TokensCodec, DenseCodec, KeypointCodec, ProductCodec, NoCodec)
