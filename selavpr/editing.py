@@ -71,7 +71,7 @@ def remove(
         IndexFileError: the index is damaged or cannot be written.
     """
     out = Path(folder).resolve()
-    with replacing(_existing(out), "change") as new:
+    with replacing(_existing(out), "change", keep_parts=True) as new:
         count = _remove(out, new, set(ids), dict(where or {}))
     return PlaceIndex.open(out), count
 
@@ -204,7 +204,7 @@ def merge(
     if target in [Path(folder).resolve() for folder in folders]:
         raise OptionError(f"{target} is one of the indexes to merge; choose another place.")
     check_place(target)
-    with replacing(target, "change") as new:
+    with replacing(target, "change", keep_parts=True) as new:
         notes = _merge(new, [PlaceIndex.open(folder) for folder in folders], name, title)
     return PlaceIndex.open(target), notes
 

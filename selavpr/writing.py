@@ -85,15 +85,18 @@ class Entries(Protocol):
 
 
 @contextlib.contextmanager
-def replacing(out: Path, what: str = "build") -> Iterator[Path]:
+def replacing(out: Path, what: str = "build", *, keep_parts: bool = False) -> Iterator[Path]:
     """A place to write a new index, swapped in for the one at ``out`` when the block ends well.
 
     Args:
         out: an index folder, or where one is to be.
         what: what is being done, for messages.
+        keep_parts: leave the parts of a build or an addition that was stopped; what made use of
+            them removes them when it is done.
 
     Yields:
-        An empty folder to write into; its parent may hold more and is removed at the end.
+        An empty folder to write into; its parent may hold more and is removed at the end, unless
+            parts are kept in it.
 
     Raises:
         IndexFileError: somebody else is writing this index, or the disk does not take it.
@@ -106,7 +109,8 @@ def replacing(out: Path, what: str = "build") -> Iterator[Path]:
         with FileLock(lock, timeout=0):
             try:
                 yield from _swap(out, old, work / "new")
-                shutil.rmtree(work / "parts", ignore_errors=True)
+                if not keep_parts:
+                    shutil.rmtree(work / "parts", ignore_errors=True)
             finally:
                 shutil.rmtree(work / "new", ignore_errors=True)
                 with contextlib.suppress(OSError):  # it holds parts to go on from

@@ -17,7 +17,7 @@ import torch
 from conftest import TINY, random_model
 from engine_fixtures import COUNT, MANIFEST, content
 
-from selavpr import IndexFileError, OptionError, SelaVPR, editing, searchers, writing
+from selavpr import IndexFileError, OptionError, SelaVPR, building, editing, searchers, writing
 from selavpr.building import build
 from selavpr.index import PlaceIndex, verify
 from selavpr.indexfiles import BASEMAP, CODES, GLOBAL, PHOTOS, manifest_text, read_manifest
@@ -191,6 +191,33 @@ def test_damage_is_carried_along_where_verify_finds_it(folder: Path) -> None:
     (folder / "images" / "3.jpg").write_bytes(b"x")
     editing.remove(folder, ids=["p1"])
     assert verify(folder) == ["images/3.jpg is damaged: its checksum differs."]
+
+
+def test_a_stopped_addition_goes_on_after_another_change(
+    photos: list[SourcePhoto], network: SelaVPR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "PART", 4)
+    town = tmp_path / "town"
+    build(town, photos[:4], network, MANIFEST, rank=4)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        editing.add(town, photos[4:], network, progress=stop)
+    editing.remove(town, ids=["p1"])
+    made: list[int] = []
+    part_of = building.part_of
+
+    def counting(paths: list[Path], *about: Any) -> bytes:
+        made.append(len(paths))
+        return part_of(paths, *about)
+
+    monkeypatch.setattr(building, "part_of", counting)
+    editing.add(town, photos[4:], network)
+    assert made == [4], "the first part was there"
+    assert verify(town) == []
+    only(town)
 
 
 # Merge
