@@ -144,7 +144,7 @@ def measure(photos: Sequence[Path], model: SelaVPR) -> Rates:
         )  # fmt: skip
         writing = time.perf_counter() - start - engine.seconds
         size = sum(
-            about["bytes"] for name, about in made.manifest.files.items()
+            size for name, size in made.sizes().items()
             if name not in (CODEC, GLOBAL, MANIFEST)
         )  # fmt: skip
     for problem in problems:

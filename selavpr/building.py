@@ -29,13 +29,14 @@ from selavpr.index import PlaceIndex
 from selavpr.indexfiles import (
     OWN_FILES,
     Manifest,
+    check_basemap,
     holds_index,
     is_inside,
 )
 from selavpr.localcodecs import CODECS, TokensCodec
 from selavpr.model import SelaVPR
 from selavpr.searchers import SEARCHES, Search
-from selavpr.sources import SourcePhoto
+from selavpr.sources import SourcePhoto, clean
 from selavpr.weights import digest
 from selavpr.writing import Entries, Entry, replacing, write
 
@@ -125,7 +126,7 @@ def build(
             descriptors per photo (keypoint); None for the default of each.
         search: ``"flat"`` is exact, ``"ivf"`` is for many photos, ``"auto"`` chooses; the
             manifest's ``search`` says what it costs.
-        basemap: GeoJSON to copy in.
+        basemap: a GeoJSON FeatureCollection to copy in.
         batch_size: photos per pass through the network.
         progress: called with photos done and photos in all.
         engine: makes the features.
@@ -134,7 +135,8 @@ def build(
         The opened index, and a sentence for each photo that could not be used.
 
     Raises:
-        OptionError: there are no photos, ids or image paths repeat, or an option is out of range.
+        OptionError: there are no photos, ids or image paths repeat, an option is out of range, or
+            the basemap is none.
         IndexFileError: no photo was usable, another build of this index is running, the folder
             cannot be written, or the engine fails.
     """
@@ -161,13 +163,22 @@ def build(
 
 def _check(out: Path, photos: Sequence[SourcePhoto], batch_size: int, basemap: Path | None) -> None:
     """Find out before hours of work what would make them useless."""
-    if out.exists() and not holds_index(out) and (not out.is_dir() or any(out.iterdir())):
-        raise IndexFileError(f"{out} exists and is not an index; choose another place.")
+    check_place(out)
     if batch_size < 1:
         raise OptionError(f"batch size must be 1 or more, not {batch_size}.")
-    if basemap is not None and not basemap.is_file():
-        raise OptionError(f"There is no basemap at {basemap}.")
+    if basemap is not None:
+        check_basemap(basemap)
     check_photos(photos)
+
+
+def check_place(out: Path) -> None:
+    """Whether an index may be put there: nothing of another kind is replaced.
+
+    Raises:
+        IndexFileError: there is a file, or a folder that holds something else.
+    """
+    if out.exists() and not holds_index(out) and (not out.is_dir() or any(out.iterdir())):
+        raise IndexFileError(f"{out} exists and is not an index; choose another place.")
 
 
 def check_photos(photos: Sequence[SourcePhoto]) -> None:
@@ -178,15 +189,16 @@ def check_photos(photos: Sequence[SourcePhoto]) -> None:
     """
     if not photos:
         raise OptionError("There are no photos to index.")
+    places = [clean(photo.place) for photo in photos]  # as they will be written
     for what in ("place_id", "image"):
         seen: set[str] = set()
-        for photo in photos:
-            value = getattr(photo.place, what)
+        for place in places:
+            value = getattr(place, what)
             if value in seen:
                 raise OptionError(f"The {what} {value!r} appears twice; each must be unique.")
             seen.add(value)
-    for photo in photos:
-        image = photo.place.image
+    for place in places:
+        image = place.image
         if not is_inside(image) or PurePosixPath(image).parts[0] in OWN_FILES:
             raise OptionError(f"{image!r} is no path for a photo inside an index.")
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import errno
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Bundle:
     """What answers.
 
     Attributes:
-        recognizers: by the name of their index.
+        recognizers: by the name of their index, which is numbered where another has it already.
         notes: what a visitor should know first, by language, such as that another model serves.
         bundled: whether the first city is the one the bundled examples are of.
     """
@@ -132,13 +133,17 @@ def unreachable(error: HubError) -> bool:
 def _join(
     network: SelaVPR, names: Sequence[str | Path], notes: list[dict[str, str]]
 ) -> tuple[dict[str, Recognizer], list[str]]:
-    """The indexes that belong to the network, by name, and what is wrong with the others."""
+    """The indexes that belong to the network, by name, and what is wrong with the others.
+
+    Names come from whoever built the indexes, so two may be the same; each index is served.
+    """
     recognizers: dict[str, Recognizer] = {}
     problems: list[str] = []
-    for name in names:
+    for name in dict.fromkeys(names):
         try:
             index = open_index(name)
-            recognizers[index.manifest.name] = Recognizer.load(index, model=network)
+            recognizer = Recognizer.load(index, model=network)
+            recognizers[_free(index.manifest.name, recognizers)] = recognizer
         except HubError as error:
             if not unreachable(error):
                 raise
@@ -147,6 +152,12 @@ def _join(
         except IndexFileError as error:
             problems.append(str(error))
     return recognizers, problems
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, numbered if it is taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
 
 
 def read_examples(folder: Path) -> list[Example]:

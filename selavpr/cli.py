@@ -172,7 +172,7 @@ def _draw(recognizer: Recognizer, found: Recognition, photo: str, out: Path) -> 
 
 def _map(recognizer: Recognizer, found: Recognition, out: Path) -> None:
     index = recognizer.index
-    basemap = index.basemap()
+    basemap = maps.basemap_of(index)
     page = maps.build_map(
         found,
         covered=() if basemap else index.spread(maps.DOTS),

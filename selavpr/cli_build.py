@@ -16,6 +16,7 @@ from selavpr import building, gather, panoramax, planning, rayengine
 from selavpr.cli_source import add_source, options_of, photos_of, say_problems
 from selavpr.download import Fetcher
 from selavpr.index import Manifest, work_folder
+from selavpr.indexfiles import check_basemap
 from selavpr.localcodecs import CODECS
 from selavpr.model import SelaVPR
 from selavpr.searchers import SEARCHES, describe
@@ -32,8 +33,11 @@ def index_build(args: argparse.Namespace) -> int:
     """Build an index, or say what building it would take."""
     work = args.photos or args.out.absolute().with_name(f"{args.out.absolute().name}.photos")
     try:
+        # Before hours of downloads.
         if args.engine == "ray":
-            rayengine.load()  # before hours of downloads
+            rayengine.load()
+        if args.basemap is not None:
+            check_basemap(args.basemap)
         found = photos_of(args, work, dry=args.dry_run)
         model = SelaVPR.from_pretrained(args.model, device=args.device, precision=args.precision)
         batch_size = args.batch_size or planning.find_batch_size(model)
@@ -94,7 +98,7 @@ def _build(
         )
     problems = [*found.problems, *problems]
     say_problems(problems, args.verbose)
-    size = sum(about["bytes"] for about in made.manifest.files.values())
+    size = sum(made.sizes().values())
     print(f"Wrote {made.folder}: {len(made):,} photos, {size / 1e6:.1f} MB", end="")
     print(f"; {len(problems)} left out" if problems else "", end="")
     print(f"; search: {describe(made.manifest.search)}")

@@ -20,7 +20,7 @@ def index_info(args: argparse.Namespace) -> int:
     """Say what an index holds."""
     index = PlaceIndex.open(args.index)
     manifest = index.manifest
-    sizes = {name: about["bytes"] for name, about in manifest.files.items()}
+    sizes = index.sizes()
     photos = sum(size for name, size in sizes.items() if name.startswith("images/"))
     local = sum(sizes.get(name, 0) for name in index.codec.arrays)
     about = {

@@ -51,7 +51,7 @@ def card(index: PlaceIndex, repo: str) -> str:
     lines += [f"- {tag}" for tag in ("selavpr", "visual-place-recognition", "geolocation")]
     lines += ["size_categories:", f"- {_category(len(index))}"]
     middle = f"{(south + north) / 2:.5f}/{(west + east) / 2:.5f}"
-    size = sum(entry["bytes"] for entry in about.files.values()) / 1e6
+    size = sum(index.sizes().values()) / 1e6
     bounds = f"{south:.5f}, {west:.5f} to {north:.5f}, {east:.5f} "
     bounds += f"([map](https://www.openstreetmap.org/#map=14/{middle}))"
     licences = sorted({place.licence for place in index.places if place.licence})

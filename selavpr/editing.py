@@ -16,22 +16,23 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from selavpr import searchers
-from selavpr.building import Progress, check_photos, extracted
+from selavpr.building import Progress, check_photos, check_place, extracted
 from selavpr.errors import IndexFileError, OptionError
 from selavpr.index import PlaceIndex
 from selavpr.indexfiles import BASEMAP, MAX_JSON_BYTES, PHOTOS, Manifest, holds_index, read_sums
 from selavpr.localfeatures import Arrays, Codec, same
 from selavpr.model import SelaVPR
 from selavpr.searchers import Searcher
-from selavpr.sources import SourcePhoto
+from selavpr.sources import SourcePhoto, clean
 from selavpr.structs import Place
-from selavpr.writing import ArrayWriter, Entry, clean, finish, link, replacing
+from selavpr.writing import ArrayWriter, Entry, finish, link, replacing
 
 CALIBRATED = (
     "The calibration was made before this change and is kept; `index calibrate` makes a new one."
@@ -70,7 +71,7 @@ def remove(
         IndexFileError: the index is damaged or cannot be written.
     """
     out = Path(folder).resolve()
-    with replacing(_existing(out), "change") as new:
+    with replacing(_existing(out), "change", keep_parts=True) as new:
         count = _remove(out, new, set(ids), dict(where or {}))
     return PlaceIndex.open(out), count
 
@@ -145,7 +146,7 @@ def _add(
         )
     places = index.places
     taken = {place.place_id for place in places}
-    again = [photo.place.place_id for photo in photos if photo.place.place_id in taken]
+    again = [name for photo in photos if (name := clean(photo.place).place_id) in taken]
     if again:
         raise OptionError(
             f"{len(again)} of the photos have ids that are in the index, such as {again[0]!r}: "
@@ -202,9 +203,8 @@ def merge(
         raise OptionError("Merging takes two indexes or more.")
     if target in [Path(folder).resolve() for folder in folders]:
         raise OptionError(f"{target} is one of the indexes to merge; choose another place.")
-    if target.exists() and not holds_index(target) and any(target.iterdir()):
-        raise IndexFileError(f"{target} exists and is not an index; choose another place.")
-    with replacing(target, "change") as new:
+    check_place(target)
+    with replacing(target, "change", keep_parts=True) as new:
         notes = _merge(new, [PlaceIndex.open(folder) for folder in folders], name, title)
     return PlaceIndex.open(target), notes
 
@@ -360,24 +360,32 @@ def _distrusted(index: PlaceIndex) -> Iterator[None]:
 
 
 def _copy_basemap(indexes: Sequence[PlaceIndex], new: Path) -> list[str]:
-    """The map of one index, or of all together."""
-    maps = [(index, basemap) for index in indexes if (basemap := index.basemap()) is not None]
-    if not maps:
+    """The map of one index, as it is, or of all together."""
+    mapped = [index for index in indexes if (index.folder / BASEMAP).is_file()]
+    if not mapped:
         return []
-    if len(maps) == 1:
-        link(maps[0][0].folder / BASEMAP, new / BASEMAP)
+    if len(mapped) == 1:
+        link(mapped[0].folder / BASEMAP, new / BASEMAP)
         return []
-    features = [
-        feature
-        for _, basemap in maps
-        for feature in basemap.get("features", [])
-        if isinstance(basemap.get("features"), list)
-    ]
+    features: list[Any] = []
+    notes = []
+    for index in mapped:
+        try:
+            found = (index.basemap() or {}).get("features")
+        except IndexFileError as error:
+            notes.append(f"The map of {index.folder} was left out: {error}")
+            continue
+        features += found if isinstance(found, list) else []
+    if len(notes) == len(mapped):
+        return notes
     text = json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
     if len(text.encode()) > MAX_JSON_BYTES:
-        return ["The maps together are too large and were left out; give one with --basemap."]
+        return [
+            *notes,
+            "The maps together are too large and were left out; give one with --basemap.",
+        ]
     (new / BASEMAP).write_text(text, encoding="utf-8")
-    return []
+    return notes
 
 
 def _fits(place: Place, where: Mapping[str, str]) -> bool:

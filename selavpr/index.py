@@ -142,7 +142,7 @@ class PlaceIndex:
         return index
 
     def _check(self) -> None:
-        """Whether the parts are of one index."""
+        """Whether the parts are of one index, and there is something to search in it."""
         rows, features = len(self), int(self._starts[-1])
         arrays = self.codec.arrays
         fits = (
@@ -158,6 +158,8 @@ class PlaceIndex:
         )
         if not fits:
             raise IndexFileError(f"The parts of the index in {self.folder} do not fit together.")
+        if not rows:
+            raise IndexFileError(f"The index in {self.folder} holds no photos; build it again.")
 
     @property
     def width(self) -> int:
@@ -321,6 +323,21 @@ class PlaceIndex:
         if not path.is_relative_to(root):
             raise IndexFileError(f"Row {row + 1} of {PLACES} points outside the index.")
         return path
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, photos of a large index included, which its manifest does not list.
+
+        Those are measured; one that is missing here has no bytes.
+
+        Raises:
+            IndexFileError: the list of photos is missing or damaged.
+        """
+        sizes = {name: int(about["bytes"]) for name, about in self.manifest.files.items()}
+        if PHOTOS in sizes:
+            for name in read_sums(self.folder / PHOTOS):
+                path = self.folder / name
+                sizes[name] = path.stat().st_size if path.is_file() else 0
+        return sizes
 
     def basemap(self) -> dict[str, Any] | None:
         """Streets, water and buildings as a GeoJSON FeatureCollection; None without one.

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selavpr import searchfiles
-from selavpr.errors import IndexFileError, WeightsError
+from selavpr.errors import IndexFileError, OptionError, WeightsError
 from selavpr.localcodecs import CODECS
 from selavpr.localfeatures import Codec
 from selavpr.searchers import Searcher
@@ -245,20 +245,41 @@ def read_json(path: Path) -> dict[str, Any]:
         IndexFileError: it is missing, too large, or no JSON object.
     """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError("it is too large")
-        value = json.loads(
-            path.read_text(encoding="utf-8"),
-            parse_constant=_no_constant,
-            parse_int=_whole,
-            parse_float=_real,
-        )
-        if not isinstance(value, dict):
-            raise ValueError("it does not hold a JSON object")
+        return _json_object(path)
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from error
+
+
+def check_basemap(path: Path) -> None:
+    """Whether a file can be the basemap of an index, which is read as ``read_json`` does.
+
+    Raises:
+        OptionError: it is missing, too large, or no GeoJSON FeatureCollection.
+    """
+    try:
+        if not isinstance(_json_object(path).get("features"), list):
+            raise ValueError("it is no FeatureCollection")
+    except OSError as error:
+        raise OptionError(f"The basemap {path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise OptionError(f"{path} cannot be a basemap: {reason}.") from error
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        most = MAX_JSON_BYTES >> 20
+        raise ValueError(f"it is too large, {size / 2**20:.0f} MB where {most} MB is the most")
+    value = json.loads(
+        path.read_text(encoding="utf-8-sig"),  # some editors put a byte order mark before it
+        parse_constant=_no_constant,
+        parse_int=_whole,
+        parse_float=_real,
+    )
+    if not isinstance(value, dict):
+        raise ValueError("it does not hold a JSON object")
     return value
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import html
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,12 @@ import folium
 from xstatic.pkg import leaflet
 
 from selavpr import mapscript, text
+from selavpr.errors import HubError, IndexFileError
 from selavpr.geo import Location
+from selavpr.index import PlaceIndex
 from selavpr.structs import Candidate, Recognition
+
+log = logging.getLogger(__name__)
 
 TILES = "https://tile.openstreetmap.org/{z}/{x}/{y}.png"
 NUMBERED = 10
@@ -54,6 +59,15 @@ class Served:
 def leaflet_folder() -> Path:
     """Where the installed leaflet.js and leaflet.css lie."""
     return Path(leaflet.BASE_DIR)
+
+
+def basemap_of(index: PlaceIndex) -> dict[str, Any] | None:
+    """The basemap of an index, or None: an answer is worth more than the streets under it."""
+    try:
+        return index.basemap()
+    except (IndexFileError, HubError) as error:
+        log.warning("The map is drawn without its basemap: %s", error)
+        return None
 
 
 def build_map(

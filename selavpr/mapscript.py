@@ -110,10 +110,14 @@ function (map, tiles, data) {
   function drawBase(collection) {
     const order = {green: 0, water: 1, building: 2, path: 3, street: 4};
     const features = (collection.features || [])
-      .filter((f) => f.geometry && !/Point/.test(f.geometry.type));
+      .filter((f) => f && f.geometry && !/Point/.test(f.geometry.type))
+      .map((f) => ({...f, properties: f.properties || {}}));  // GeoJSON lets them be null
     features.sort((a, b) => (order[a.properties.kind] || 0) - (order[b.properties.kind] || 0));
-    base = L.geoJSON({type: 'FeatureCollection', features: features},
+    base = L.geoJSON(null,
       {pane: 'base', renderer: canvas, interactive: false, style: style}).addTo(map);
+    for (const feature of features) {
+      try { base.addData(feature); } catch (e) {}  // a damaged one costs itself
+    }
     fadeOut(base.getBounds());
     base.eachLayer((line) => {
       const p = line.feature.properties;
@@ -171,7 +175,9 @@ function (map, tiles, data) {
   map.on('zoomend', () => base && base.setStyle(style));
   if (typeof data.basemap === 'string') {
     fetch(data.basemap).then((r) => r.ok ? r.json() : {}).then(drawBase).catch(() => {});
-  } else if (data.basemap) drawBase(data.basemap);
+  } else if (data.basemap) {
+    try { drawBase(data.basemap); } catch (e) {}  // what follows is worth more than the basemap
+  }
 
   // Tiles: one is tried first, once for all maps of a page, and by a worker, so that a machine
   // without a network asks once and not fifty times, and complains to nobody.

@@ -345,7 +345,7 @@ class Site:
         return self._spreads[city]
 
     def _basemap(self, i: int, recognizer: Recognizer) -> str | None:
-        basemap = recognizer.index.basemap()
+        basemap = maps.basemap_of(recognizer.index)
         if basemap is None:
             return None
         path = self.folder / f"basemap-{i}.geojson"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from selavpr.structs import Place
 from selavpr.tables import Row, read_table
@@ -88,13 +90,33 @@ def unique(photos: Iterable[SourcePhoto]) -> list[SourcePhoto]:
     images: dict[str, int] = {}
     found = []
     for photo in photos:
-        place_id = _new(photo.place.place_id, ids)
         # Some systems take A.jpg and a.jpg for one file, and none can hold every character.
-        name = f"images/{photo.place.image.removeprefix('images/')}"
-        image = _new(re.sub(r'[\x00-\x1f\\:*?"<>|\ud800-\udfff]', "_", name), images)
-        place = dataclasses.replace(photo.place, place_id=place_id, image=f"{image}.jpg")
+        name = f"images/{photo.place.image.removeprefix('images/')}.jpg"
+        name = re.sub(r'[\x00-\x1f\\:*?"<>|\ud800-\udfff]', "_", name)
+        # As they will be written: two that differ only in what is taken out would be one.
+        place = clean(dataclasses.replace(photo.place, image=name))
+        place_id = _new(place.place_id, ids)
+        image = _new(place.image.removesuffix(".jpg"), images)
+        place = dataclasses.replace(place, place_id=place_id, image=f"{image}.jpg")
         found.append(SourcePhoto(photo.path, place))
     return found
+
+
+def clean(place: Place) -> Place:
+    """Without the line breaks and control characters that a table cannot hold."""
+
+    def plain(text: str) -> str:
+        if text.isprintable():  # as almost all are, and sources name photos by the million
+            return text.strip()
+        kept = (" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+        return "".join(kept).strip()
+
+    texts: dict[str, Any] = {
+        field.name: plain(getattr(place, field.name))
+        for field in dataclasses.fields(place)
+        if field.name not in ("location", "heading")
+    }
+    return dataclasses.replace(place, **texts)
 
 
 def _new(name: str, taken: dict[str, int]) -> str:

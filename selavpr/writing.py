@@ -18,7 +18,6 @@ import io
 import math
 import os
 import shutil
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +52,7 @@ from selavpr.localcodecs import CODECS
 from selavpr.localfeatures import Arrays, Codec, Network
 from selavpr.placetable import write_places
 from selavpr.searchers import Search, Searcher
+from selavpr.sources import clean
 from selavpr.structs import Place
 
 LISTED = 10_000
@@ -85,15 +85,18 @@ class Entries(Protocol):
 
 
 @contextlib.contextmanager
-def replacing(out: Path, what: str = "build") -> Iterator[Path]:
+def replacing(out: Path, what: str = "build", *, keep_parts: bool = False) -> Iterator[Path]:
     """A place to write a new index, swapped in for the one at ``out`` when the block ends well.
 
     Args:
         out: an index folder, or where one is to be.
         what: what is being done, for messages.
+        keep_parts: leave the parts of a build or an addition that was stopped; what made use of
+            them removes them when it is done.
 
     Yields:
-        An empty folder to write into; its parent may hold more and is removed at the end.
+        An empty folder to write into; its parent may hold more and is removed at the end, unless
+            parts are kept in it.
 
     Raises:
         IndexFileError: somebody else is writing this index, or the disk does not take it.
@@ -106,7 +109,8 @@ def replacing(out: Path, what: str = "build") -> Iterator[Path]:
         with FileLock(lock, timeout=0):
             try:
                 yield from _swap(out, old, work / "new")
-                shutil.rmtree(work / "parts", ignore_errors=True)
+                if not keep_parts:
+                    shutil.rmtree(work / "parts", ignore_errors=True)
             finally:
                 shutil.rmtree(work / "new", ignore_errors=True)
                 with contextlib.suppress(OSError):  # it holds parts to go on from
@@ -351,18 +355,3 @@ def link(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def clean(place: Place) -> Place:
-    """Without the line breaks and control characters that a table cannot hold."""
-
-    def plain(text: str) -> str:
-        kept = (" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-        return "".join(kept).strip()
-
-    texts: dict[str, Any] = {
-        field.name: plain(getattr(place, field.name))
-        for field in dataclasses.fields(place)
-        if field.name not in ("location", "heading")
-    }
-    return dataclasses.replace(place, **texts)

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_recognizer import NASTY, drawn_street
+from fake_recognizer import NASTY, FakeRecognizer, drawn_street
 from fake_server import Server, serving
 from PIL import Image
 from PIL.ExifTags import IFD
+
+from selavpr import maps
 
 pytestmark = pytest.mark.browser
 
@@ -657,6 +659,45 @@ def test_tiles_cover_the_basemap_when_they_load(
     assert visitor.complaints == []
     # OpenStreetMap's tile policy: say who asks, and no more than that.
     assert set(asked) == {tiled.address}
+
+
+LINE = {"type": "LineString", "coordinates": [[24.939, 60.165], [24.941, 60.165]]}
+STREET = {"type": "Feature", "properties": {"kind": "street", "name": "Way"}, "geometry": LINE}
+
+
+@pytest.mark.parametrize(
+    ("features", "names"),
+    [
+        ([{**STREET, "properties": None}, STREET], ["Way"]),  # which GeoJSON allows
+        ([STREET, {**STREET, "geometry": {"type": "LineString", "coordinates": ["?"]}}], ["Way"]),
+        ([STREET, {**STREET, "geometry": {"type": "Circle"}}, None], ["Way"]),
+        ({"a": 1}, []),
+    ],
+)
+def test_a_strange_basemap_costs_no_pin(
+    browser: sync_api.Browser, tmp_path: Path, features: object, names: list[str]
+) -> None:
+    """On the page of ``locate --map``, which carries everything inside."""
+    recognition = FakeRecognizer().recognize(drawn_street(100))
+    basemap = {"type": "FeatureCollection", "features": features}
+    answer, overview = tmp_path / "answer.html", tmp_path / "overview.html"
+    answer.write_text(maps.build_map(recognition, basemap=basemap, tiles=False), encoding="utf-8")
+    places = [candidate.place.location for candidate in recognition.candidates]
+    overview.write_text(maps.build_overview(places, basemap=basemap, tiles=False), encoding="utf-8")
+    context = browser.new_context()
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(answer.as_uri())
+    expect(page.locator(".pin.rerank:not(.dot)")).to_have_count(10, timeout=PATIENCE)
+    expect(page.locator("path.circle")).to_have_count(2)
+    assert page.locator(".name").all_inner_texts() == names
+    page.goto(overview.as_uri())
+    page.wait_for_function("window.selavprMap", timeout=PATIENCE)
+    dots = "Object.values(selavprMap._layers).filter((x) => x.options.radius === 4).length"
+    assert page.evaluate(dots) == len(places)
+    context.close()
+    assert complaints == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -15,15 +16,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, random_model
-from engine_fixtures import COUNT, MANIFEST, content, draw_town, drawn
+from engine_fixtures import BASEMAP, COUNT, MANIFEST, content, draw_town, drawn
 from PIL import Image
 
-from selavpr import IndexFileError, ModelConfig, OptionError, SelaVPR, building
+from selavpr import IndexFileError, ModelConfig, OptionError, SelaVPR, building, editing, indexfiles
 from selavpr.building import build
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex, verify, work_folder
 from selavpr.recognizer import Recognizer
-from selavpr.sources import SourcePhoto, read_folder
+from selavpr.sources import SourcePhoto, read_folder, unique
 from selavpr.structs import Place
 
 
@@ -185,6 +186,38 @@ def test_text_of_every_kind_survives(network: SelaVPR, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_names_that_differ_in_what_is_taken_out_stay_apart(
+    network: SelaVPR, tmp_path: Path
+) -> None:
+    """Spaces at an id's end, and control characters, are not written."""
+    names = ("a", "a ", "b\x85", "b ")
+    found = []
+    for i, name in enumerate(names):
+        drawn(i).save(tmp_path / f"{i}.png")
+        found.append(photo(tmp_path / f"{i}.png", place_id=name, image=name))
+    for made, _ in (
+        build(tmp_path / "town", unique(found), network, MANIFEST),
+        build(tmp_path / "grown", unique(found)[:1], network, MANIFEST),
+    ):
+        if len(made) == 1:
+            made, _ = editing.add(made.folder, unique(found)[1:], network)
+        assert [place.place_id for place in made.places] == ["a", "a-2", "b", "b-2"]
+        assert verify(made.folder) == []
+        for i in range(len(names)):
+            assert made.photo_path(i).read_bytes() == building.stored_photo(found[i].path)[1]
+
+
+def test_an_id_that_is_taken_but_for_a_space_is_refused(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path
+) -> None:
+    build(tmp_path / "town", photos[:1], network, MANIFEST)
+    again = photo(photos[1].path, 1, place_id="p0 ")
+    with pytest.raises(OptionError, match="'p0' appears twice"):
+        build(tmp_path / "x", [photos[0], again], network, MANIFEST)
+    with pytest.raises(OptionError, match="ids that are in the index, such as 'p0'"):
+        editing.add(tmp_path / "town", [again], network)
+
+
 # What is refused before any work
 
 
@@ -214,6 +247,38 @@ def test_options_out_of_range(network: SelaVPR, photos: list[SourcePhoto], tmp_p
     with pytest.raises(OptionError, match="no photos"):
         build(tmp_path / "x", [], network, MANIFEST)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("streets", "cannot be a basemap: Expecting value"),
+        ("[]", "cannot be a basemap: it does not hold a JSON object"),
+        ('{"type": "Feature", "geometry": null}', "basemap: it is no FeatureCollection"),
+        (BASEMAP + " " * 2_100_000, "it is too large, 2 MB where 1 MB is the most"),
+        (None, "cannot be read: No such file"),
+    ],
+    ids=lambda text: str(text)[:9],
+)  # fmt: skip
+def test_basemaps_that_cannot_be_served(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    text: str | None, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(indexfiles, "MAX_JSON_BYTES", 1 << 20)
+    if text is not None:
+        (tmp_path / "map.geojson").write_text(text)
+    with pytest.raises(OptionError, match=words):
+        build(tmp_path / "x", photos, network, MANIFEST, basemap=tmp_path / "map.geojson")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_basemap_may_have_a_byte_order_mark(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path
+) -> None:
+    (tmp_path / "map.geojson").write_text(BASEMAP, encoding="utf-8-sig")
+    basemap = tmp_path / "map.geojson"
+    made, _ = build(tmp_path / "x", photos[:1], network, MANIFEST, basemap=basemap)
+    assert made.basemap() == json.loads(BASEMAP)
 
 
 def test_other_folders_are_never_replaced(

@@ -51,7 +51,9 @@ class Machine:
             raise hub_error(self.why)
         if name not in self.indexes:
             raise IndexFileError(f"There is no index in {folder}.")
-        return FakeIndex(name, name.title(), count=3)
+        index = FakeIndex(name, name.title(), count=3)
+        index.folder = Path(folder)
+        return index
 
     def join(self, index: FakeIndex, *, model: Any) -> Any:
         if self.indexes[index.manifest.name] != model.name:
@@ -88,6 +90,15 @@ def test_all_cities_share_one_model(machine: Machine) -> None:
     assert not served.bundled
     assert machine.placed == ["cuda"]
     assert "Bergen (3 photos), Oslo (3 photos), device cpu" in str(served)
+
+
+def test_cities_of_one_name_are_all_served(machine: Machine) -> None:
+    """As of ``--index paris/index --index london/index``; one named twice is served once."""
+    asked = ["oslo", "old/oslo", "bergen", "older/oslo", "oslo"]
+    served = bundle.load(ROOT, asked)
+    assert list(served.recognizers) == ["oslo", "oslo-2", "bergen", "oslo-3"]
+    folders = [str(r.index.folder) for r in served.recognizers.values()]
+    assert folders == asked[:4]
 
 
 def test_bundled_cities_serve_where_none_is_named(machine: Machine) -> None:

@@ -17,7 +17,18 @@ from PIL import Image
 from test_official import checkpoint, save_official
 
 import selavpr
-from selavpr import SelaVPR, building, cli, cli_index, confidence, hub, viz, weights
+from selavpr import (
+    SelaVPR,
+    building,
+    cli,
+    cli_index,
+    confidence,
+    datacard,
+    hub,
+    viz,
+    weights,
+    writing,
+)
 from selavpr.calibration import store
 from selavpr.index import PlaceIndex
 from selavpr.judgement import Calibration
@@ -357,6 +368,23 @@ def test_terminal_codes_of_a_strangers_index_are_not_printed(
     _, out, _ = run("locate", files[0], "--index", tmp_path / "town")
     _, info, _ = run("index", "info", tmp_path / "town")
     assert "\x1b" not in out + info and "?[31mred" in info
+
+
+def test_sizes_of_an_index_that_lists_its_photos_apart(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "LISTED", 2)
+    out = tmp_path / "town"
+    source = draw_town(tmp_path / "source", 3)
+    _, shown, _ = run("index", "build", out, "--from", source, "--quiet")
+    files = {p: p.stat().st_size for p in out.rglob("*") if p.is_file()}
+    size = sum(files.values()) - files[out / "manifest.json"]
+    photos = sum(bytes_ for path, bytes_ in files.items() if path.suffix == ".jpg")
+    assert f", {size / 1e6:.1f} MB" in shown
+    about = json.loads(run("index", "info", out, "--json")[1])
+    assert (about["bytes"], about["bytes_of_photos"]) == (size, photos)
+    page = datacard.card(PlaceIndex.open(out), "org/town")
+    assert f"| size | {size / 1e6:,.1f} MB |" in page
 
 
 def test_index_build_info_verify(run: Run, tmp_path: Path) -> None:

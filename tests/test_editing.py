@@ -17,10 +17,11 @@ import torch
 from conftest import TINY, random_model
 from engine_fixtures import COUNT, MANIFEST, content
 
-from selavpr import IndexFileError, OptionError, SelaVPR, editing, searchers, writing
+from selavpr import IndexFileError, OptionError, SelaVPR, building, editing, searchers, writing
 from selavpr.building import build
 from selavpr.index import PlaceIndex, verify
 from selavpr.indexfiles import BASEMAP, CODES, GLOBAL, PHOTOS, manifest_text, read_manifest
+from selavpr.indexfiles import MANIFEST as MANIFEST_FILE
 from selavpr.localcodecs import CODECS
 from selavpr.recognizer import Recognizer
 from selavpr.sources import SourcePhoto
@@ -84,6 +85,8 @@ def test_added_then_removed_with_inverted_lists_and_a_list_of_checksums(
     assert (town / PHOTOS).is_file()
     assert not any(name.startswith("images/") for name in made.manifest.files)
     before = content(town)
+    sizes = {name: len(data) for name, data in before.items() if name != MANIFEST_FILE}
+    assert made.sizes() == sizes
     grown, _ = editing.add(town, photos[8:], network)
     assert grown.manifest.search == made.manifest.search and verify(town) == []
     for i in (0, 9):
@@ -93,6 +96,7 @@ def test_added_then_removed_with_inverted_lists_and_a_list_of_checksums(
     assert content(town) == before
     (town / "images" / "3.jpg").write_bytes(b"x")
     (town / "images" / "4.jpg").unlink()
+    assert PlaceIndex.open(town).sizes() == sizes | {"images/3.jpg": 1, "images/4.jpg": 0}
     assert verify(town) == [
         "images/3.jpg is damaged: its checksum differs.", "images/4.jpg is missing."
     ]  # fmt: skip
@@ -187,6 +191,33 @@ def test_damage_is_carried_along_where_verify_finds_it(folder: Path) -> None:
     (folder / "images" / "3.jpg").write_bytes(b"x")
     editing.remove(folder, ids=["p1"])
     assert verify(folder) == ["images/3.jpg is damaged: its checksum differs."]
+
+
+def test_a_stopped_addition_goes_on_after_another_change(
+    photos: list[SourcePhoto], network: SelaVPR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "PART", 4)
+    town = tmp_path / "town"
+    build(town, photos[:4], network, MANIFEST, rank=4)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        editing.add(town, photos[4:], network, progress=stop)
+    editing.remove(town, ids=["p1"])
+    made: list[int] = []
+    part_of = building.part_of
+
+    def counting(paths: list[Path], *about: Any) -> bytes:
+        made.append(len(paths))
+        return part_of(paths, *about)
+
+    monkeypatch.setattr(building, "part_of", counting)
+    editing.add(town, photos[4:], network)
+    assert made == [4], "the first part was there"
+    assert verify(town) == []
+    only(town)
 
 
 # Merge
@@ -287,8 +318,9 @@ def test_what_does_not_belong_together(
         editing.merge(folder, [folder, halves[0]])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
-    with pytest.raises(IndexFileError, match="is not an index"):
-        editing.merge(tmp_path / "full", halves)
+    for name in ("full", "full/mine.txt"):
+        with pytest.raises(IndexFileError, match="is not an index"):
+            editing.merge(tmp_path / name, halves)
     build(tmp_path / "dense", photos[:2], network, MANIFEST, local="dense")
     with pytest.raises(IndexFileError, match="keeps other local features"):
         editing.merge(out, [folder, tmp_path / "dense"])
@@ -311,6 +343,20 @@ def test_maps_are_joined(halves: tuple[Path, Path], tmp_path: Path) -> None:
         "type": "FeatureCollection", "features": [{"id": "a"}, {"id": "b"}]
     }  # fmt: skip
     assert (made.folder / CODES).stat().st_nlink == 1
+
+
+def test_a_map_that_cannot_be_read_stops_no_change(
+    halves: tuple[Path, Path], folder: Path, tmp_path: Path
+) -> None:
+    (folder / BASEMAP).write_text("streets")
+    made, _ = editing.remove(folder, ids=["p1"])
+    assert (made.folder / BASEMAP).read_text() == "streets"
+    shutil.copytree(halves[1], tmp_path / "b")
+    good = {"type": "FeatureCollection", "features": [{"id": "b"}]}
+    (tmp_path / "b" / BASEMAP).write_text(json.dumps(good))
+    merged, notes = editing.merge(tmp_path / "all", [folder, tmp_path / "b"])
+    assert merged.basemap() == good
+    assert any(note.startswith(f"The map of {folder} was left out: ") for note in notes)
 
 
 # Killed

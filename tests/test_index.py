@@ -38,6 +38,7 @@ from selavpr.indexfiles import (
     manifest_text,
     read_manifest,
 )
+from selavpr.placetable import write_places
 from selavpr.structs import Place
 
 MANIFEST_FILE = "manifest.json"
@@ -302,6 +303,19 @@ def test_rows_that_are_missing_or_too_many(folder: Path) -> None:
     refused(folder, "do not fit together")
     change_places(folder, lambda rows: rows.extend([["x", *rows[1][1:]], ["y", *rows[1][1:]]]))
     refused(folder, "do not fit together")
+
+
+def test_an_index_of_no_photos_is_refused(folder: Path) -> None:
+    """Its parts fit together, but no query can be answered from it."""
+    index = PlaceIndex.open(folder)
+    write_places(folder, [])
+    faiss.write_index(faiss.IndexFlatIP(index.width), str(folder / GLOBAL))
+    for name in (*index.codec.arrays, GRIDS):
+        np.save(folder / name, np.load(folder / name)[:0])
+    empty = dataclasses.replace(index.manifest, count=0, files={}).sealed()
+    (folder / MANIFEST_FILE).write_text(manifest_text(empty), encoding="utf-8")
+    text = refused(folder, "holds no photos")
+    assert verify(folder) == [text]
 
 
 def test_a_link_out_of_the_index_is_not_followed(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -27,7 +28,7 @@ from strategies import FEW, json_values
 from test_properties import cities, seeds, unit
 
 from selavpr import IndexFileError, OptionError, SelaVPR, SelaVPRError, hub
-from selavpr.building import build, check_photos, extracted, part_of, stored_photo
+from selavpr.building import build, check_photos, check_place, extracted, part_of, stored_photo
 from selavpr.cityeval import Answer, Query, ask, evaluate
 from selavpr.codec import TokenCodec
 from selavpr.confidence import Evidence
@@ -42,6 +43,7 @@ from selavpr.indexfiles import (
 )
 from selavpr.indexfiles import (
     Manifest,
+    check_basemap,
     checksum,
     damaged,
     holds_index,
@@ -66,15 +68,16 @@ from selavpr.localfeatures import (
     same,
 )
 from selavpr.localfeatures import unit as of_unit_length
+from selavpr.maps import basemap_of
 from selavpr.matching import count_mutual, expect_mutual
 from selavpr.placetable import PlaceTable, write_places
 from selavpr.recognizer import Recognizer
 from selavpr.reranking import count_local, expect_local, order_of, score_tokens
 from selavpr.retrieval import retrieve
 from selavpr.searchers import Searcher, describe, edited, make, recall, tuned
-from selavpr.sources import SourcePhoto
+from selavpr.sources import SourcePhoto, clean
 from selavpr.structs import Place
-from selavpr.writing import ArrayWriter, Entry, clean, finish, link, replacing, write
+from selavpr.writing import ArrayWriter, Entry, finish, link, replacing, write
 
 NETWORK = random_model(TINY)
 KINDS = (TokensCodec, DenseCodec, KeypointCodec, ProductCodec, NoCodec)
@@ -372,6 +375,32 @@ def test_any_bytes_are_a_part_of_an_index_or_a_clear_error(data: bytes | str) ->
 
 @FEW
 @given(
+    st.binary(max_size=40)
+    | st.sampled_from(["", "\ufeff"]).flatmap(
+        lambda mark: st.builds(
+            lambda features: (mark + json.dumps({"features": features})).encode(),
+            st.lists(st.none() | st.dictionaries(st.text(), st.text())) | st.integers(0, 9),
+        )
+    )
+)
+def test_a_basemap_is_one_that_can_be_drawn(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "map.geojson")
+        path.write_bytes(data)
+        index: Any = SimpleNamespace(basemap=lambda: read_json(path))
+        found = basemap_of(index)
+        assert (found is None) == refused(index.basemap)
+        try:
+            check_basemap(path)
+        except OptionError as error:
+            assert "\n" not in str(error) and str(path) in str(error)
+            assert found is None or not isinstance(found.get("features"), list)
+        else:
+            assert found == json.loads(data.decode("utf-8-sig"))
+
+
+@FEW
+@given(
     st.sampled_from([np.uint16, np.float16, np.int8, np.float64]),
     st.lists(st.integers(0, 3), min_size=1, max_size=3),
     st.booleans(),
@@ -517,6 +546,10 @@ def test_an_index_is_replaced_whole_or_not_at_all(seed: int, before: bool, whole
         if before:
             index_of(out, seed + 1, [(2, 1)], rank=2)
             old = content(out)
+            sizes = {name: len(data) for name, data in old.items() if name != MANIFEST_FILE}
+            assert PlaceIndex.open(out).sizes() == sizes
+            assert refused(lambda: check_place(out / MANIFEST_FILE))
+        check_place(out)
         try:
             with replacing(out) as new:
                 for path, data in content(other).items():
@@ -562,6 +595,9 @@ def test_the_card_of_an_index_is_read_back(
         @property
         def places(self) -> list[Place]:
             return [Place(str(i), "", place) for i, place in enumerate(places)]
+
+        def sizes(self) -> dict[str, int]:
+            return {"places.csv": 1_000_000}
 
     index: Any = Index()
     text = card(index, "org/name")

@@ -15,7 +15,7 @@ from fake_recognizer import FakeIndex, FakeRecognizer, drawn_street
 from test_gpu import Lender
 
 from selavpr import gpu
-from selavpr.errors import HubError, OptionError, PhotoError
+from selavpr.errors import HubError, IndexFileError, OptionError, PhotoError
 from selavpr.session import Session, Site
 from selavpr.structs import KeypointMatches, Recognition
 
@@ -72,6 +72,18 @@ def test_without_a_basemap_the_map_shows_where_references_are(
     assert f"&quot;covered&quot;: [[{place.latitude}, {place.longitude}], " in without.map(
         located(without, photo)
     )
+
+
+def test_a_basemap_that_cannot_be_read_stops_nothing(
+    photo: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def basemap(index: FakeIndex) -> None:
+        raise IndexFileError("basemap.geojson is damaged.")
+
+    monkeypatch.setattr(FakeIndex, "basemap", basemap)
+    site = Site({"drawn-town": FakeRecognizer()})
+    assert "&quot;covered&quot;: [[" in site.map(located(site, photo))
+    assert "without its basemap: basemap.geojson is damaged." in caplog.text
 
 
 def test_heat_runs_the_network_once_for_what_the_answer_lacks(photo: str) -> None:
