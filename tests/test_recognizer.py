@@ -231,7 +231,7 @@ def degenerate() -> dict[str, Image.Image]:
         "red": Image.new("RGB", (64, 64), "red"),
         "noise": Image.fromarray(noise),
         "smallest": Image.new("RGB", (28, 28), "gray"),
-        "longest": Image.new("RGB", (3000, 28), "blue"),
+        "longest": Image.new("RGB", (448, 28), "blue"),
         "half": Image.fromarray(np.tile(np.arange(100) < 50, (60, 1)).astype(np.uint8) * 255),
     }
 
