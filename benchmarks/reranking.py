@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from benchmarks import extraction
 from selavpr import SelaVPR, count_mutual
@@ -126,7 +127,7 @@ def order_kept(photos: Path, queries: int, device: str) -> dict[str, Any]:
     first = ten = 0
     seconds: dict[str, list[float]] = {"exact": [], "fast": []}
     tried = list(range(0, len(files), max(1, len(files) // queries)))[:queries]
-    for i in tried:
+    for i in tqdm(tried, unit="query"):
         rows = similarity[i].argsort(descending=True, stable=True)[:CANDIDATES]
         rows = rows[rows != i]
         candidates, ranks = local[rows], []
