@@ -95,7 +95,7 @@ function (map, tiles, data) {
     : {land: '#f4f1ea', water: '#b8d8e8', building: '#e0d9cc', green: '#d3e6c8', street: '#ffffff'};
   const big = /motorway|trunk|primary|secondary|tertiary/;
   const style = (feature) => {
-    const p = feature.properties || {}, c = colours(), kind = p.kind;
+    const p = feature.properties, c = colours(), kind = p.kind;
     const zoom = Math.pow(1.6, map.getZoom() - 17);
     if (kind === 'street' || kind === 'path' || /Line/.test(feature.geometry.type)) {
       if (kind === 'water') return {color: c.water, weight: 5 * zoom, opacity: 1, fill: false};

@@ -96,7 +96,7 @@ def replacing(out: Path, what: str = "build", *, keep_parts: bool = False) -> It
 
     Yields:
         An empty folder to write into; its parent may hold more and is removed at the end, unless
-            parts are kept in it.
+        parts are kept in it.
 
     Raises:
         IndexFileError: somebody else is writing this index, or the disk does not take it.
