@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from selavpr import images, official, replay, weights
 from selavpr.errors import OptionError
-from selavpr.shapes import adapter_width
+from selavpr.shapes import adapter_width, trained_shapes
 from selavpr.structs import PATCH, Features, ModelConfig
 
 TRAINED_GRID = 37
@@ -269,7 +269,8 @@ class SelaVPR(nn.Module):
     def to_weights(self) -> weights.Weights:
         """The tensors and the card, as ``weights.save`` takes them."""
         state = {name: x.detach().cpu() for name, x in self.state_dict().items()}
-        trained = {name for name, x in self.named_parameters() if x.requires_grad}
+        # By name: a run that leaves the local head alone has it all the same.
+        trained = trained_shapes(self.config)
         return weights.Weights(
             self.config,
             {name: state[name] for name in trained},

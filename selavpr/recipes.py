@@ -81,6 +81,7 @@ class Recipe:
     clip: float = 0.0  # largest norm of the gradient; 0 for any
     accumulate: int = 1  # batches per step
     augment: float = 0.0  # strength of the augmentation
+    mirror: bool = False  # learn from the mirrored town, too
     patience: int = 15  # epochs without a better re-ranked R@5
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = 0  # processes that read photos

@@ -39,7 +39,7 @@ from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from selavpr.curves import draw_curves
 from selavpr.errors import OptionError
 from selavpr.evaluation import write_json
-from selavpr.images import batches, load_image, preprocess, standardise
+from selavpr.images import batches, preprocess, standardise
 from selavpr.memory import Memory, Past
 from selavpr.mining import Batch
 from selavpr.model import Adapter, SelaVPR
@@ -187,6 +187,7 @@ class _Run:
             positive_m=recipe.positive_m,
             positive_degrees=recipe.positive_degrees,
             negative_m=recipe.negative_m,
+            mirror=recipe.mirror,
         )
         self.validation: ValidationSet | None = None
         if recipe.validation:
@@ -337,7 +338,7 @@ class _Run:
         out = np.zeros((len(self.photos.paths), self.model.config.width), np.float32)
 
         def read(row: int) -> Tensor:
-            return preprocess(load_image(self.photos.paths[row]), self.model.config)
+            return preprocess(self.photos.load(row), self.model.config)
 
         with ThreadPoolExecutor(max(1, self.recipe.workers)) as pool:
             for part in np.array_split(rows, max(1, len(rows) // DESCRIBED)):
@@ -366,7 +367,7 @@ class _Run:
             self._views(batch, (begin + i) * ranks + rank) for i, batch in enumerate(mine[begin:])
         ]
         loader = DataLoader(
-            Views(self.photos.paths, recipe.augment),
+            Views(self.photos, recipe.augment),
             batch_sampler=keys,
             collate_fn=collate,
             num_workers=recipe.workers,
@@ -466,7 +467,7 @@ class _Run:
         card = dict(self.model.card)
         card["training"] = {
             "recipe": dataclasses.asdict(self.recipe),
-            "photos": len(self.photos.paths),
+            "photos": int((~self.photos.mirrored).sum()),
             "updates": self.state.updates,
             "hours": round(self.state.seconds / 3600, 2),
         }

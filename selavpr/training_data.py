@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -26,10 +28,29 @@ TOWN_M = 50_000.0
 
 @dataclass(frozen=True)
 class TrainingPhotos:
-    """Photos and the town they show, row by row."""
+    """Photos and the town they show, row by row.
+
+    Attributes:
+        paths: ``n`` files.
+        town: of ``n`` photos.
+        mirrored: ``[n]`` bool, which are read left to right.
+    """
 
     paths: tuple[Path, ...]
     town: Town
+    mirrored: NDArray[np.bool_]
+
+    def load(self, row: int) -> Image.Image:
+        """A photo as RGB.
+
+        Raises:
+            PhotoError: it cannot be read; the sentence names it.
+        """
+        try:
+            photo = load_image(self.paths[row])
+        except PhotoError as error:
+            raise PhotoError(f"Training photo {self.paths[row]}: {error}") from error
+        return ImageOps.mirror(photo) if self.mirrored[row] else photo
 
 
 @dataclass(frozen=True)
@@ -48,6 +69,7 @@ def read_training(
     positive_m: float,
     positive_degrees: float,
     negative_m: float,
+    mirror: bool = False,
 ) -> TrainingPhotos:
     """Read the photos of one or more sources; each source is a world of its own.
 
@@ -59,6 +81,8 @@ def read_training(
         positive_m: see ``mining.Town``.
         positive_degrees: see ``mining.Town``.
         negative_m: see ``mining.Town``.
+        mirror: take every photo a second time, left to right: a mirrored town is another town, and
+            costs no photos. Its photos come after the others, in the same order.
 
     Raises:
         OptionError: a source holds nothing usable.
@@ -87,25 +111,28 @@ def read_training(
                 references.append(row)
     if not paths:
         raise OptionError("The recipe names no training photos; set `data` (and check `where`).")
+    times = 2 if mirror else 1
+    again = np.repeat(np.arange(times), len(paths))  # which time, row by row
+    # The same positions in another world: of a street and its mirror image nothing is said.
     town = Town(
-        np.array(position, np.float64),
-        np.array(heading, np.float64),
-        np.array(world, np.int64),
+        np.tile(np.array(position, np.float64), (times, 1)),
+        np.tile(np.array(heading, np.float64), times),
+        np.tile(np.array(world, np.int64), times) + again * len(worlds),
         positive_m=positive_m,
         positive_degrees=positive_degrees,
         negative_m=negative_m,
-        queries=np.array(queries, np.int64),
-        references=np.array(references, np.int64),
+        queries=_each_time(queries, times, len(paths)),
+        references=_each_time(references, times, len(paths)),
     )
-    return TrainingPhotos(tuple(paths), town)
+    return TrainingPhotos(tuple(paths) * times, town, again == 1)
 
 
 class Views(Dataset[Tensor]):
     """Augmented photos as tensors, so that torch's DataLoader can read them in other processes."""
 
-    def __init__(self, paths: Sequence[Path], strength: float) -> None:
+    def __init__(self, photos: TrainingPhotos, strength: float) -> None:
         """Take the photos and how strongly to augment them."""
-        self._paths = paths
+        self._photos = photos
         self._strength = strength
 
     def __getitem__(self, view: View) -> Tensor:
@@ -114,11 +141,7 @@ class Views(Dataset[Tensor]):
         Raises:
             PhotoError: the photo cannot be read.
         """
-        path = self._paths[view.row]
-        try:
-            photo = load_image(path)
-        except PhotoError as error:
-            raise PhotoError(f"Training photo {path}: {error}") from error
+        photo = self._photos.load(view.row)
         rng = np.random.default_rng(view.seed)
         return torch.from_numpy(np.array(augment(photo, view.size, rng, self._strength)))
 
@@ -126,6 +149,11 @@ class Views(Dataset[Tensor]):
 def collate(tensors: Sequence[Tensor]) -> Tensor:
     """``[B, H, W, 3]`` of tensors of one shape."""
     return torch.stack(list(tensors))
+
+
+def _each_time(rows: Sequence[int], times: int, photos: int) -> NDArray[np.int64]:
+    """Rows of a set of photos, and of each repetition of it."""
+    return np.concatenate([np.array(rows, np.int64) + i * photos for i in range(times)])
 
 
 def _read(source: str, where: Mapping[str, str]) -> tuple[list[BenchmarkPhoto], list[str]]:

@@ -215,6 +215,23 @@ def test_ablations_train_only_their_part(start: Path, changes: dict[str, Any], s
     )
 
 
+@pytest.mark.parametrize("changes", [{"adapters": False}, {"local_head": False}])
+def test_what_stays_as_it_was_is_saved_too(
+    start: Path, town: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    soft = {"global_loss": "multi-similarity", "local_loss": "soft-count"}  # never quite nothing
+    batch = {"batches": "places", "places": 3, "views": 2}
+    recipe = recipe_of(start, town, epochs=1, **soft, **batch, **changes)
+    before = prepare(recipe).to_weights().trained
+    after = SelaVPR.from_pretrained(str(train(recipe, tmp_path / "run"))).to_weights().trained
+    assert set(after) == set(before)
+    kept = "_adapter." if "adapters" in changes else "local_head."
+    for name, tensor in after.items():
+        if kept in name:
+            assert torch.equal(tensor, before[name].half().float())
+    assert any(not torch.equal(after[name], before[name].half().float()) for name in after)
+
+
 def test_untrained_adapters_start_as_the_zero_function_but_can_learn(start: Path) -> None:
     model = prepare(from_dict({"model": str(start), "input_size": 28}))
     x = torch.randn(1, 3, 28, 28)
@@ -505,3 +522,28 @@ def test_worlds_and_sources(town: Path, tmp_path: Path) -> None:
     assert set(two.town.world.tolist()) == {0, 1}
     with pytest.raises(OptionError, match="check `where`"):
         read_training([str(town)], {"part": "x"}, positive_m=10, positive_degrees=40, negative_m=25)
+
+
+def test_a_mirrored_town_is_another_town(start: Path, town: Path, tmp_path: Path) -> None:
+    about = {"positive_m": 10, "positive_degrees": 40, "negative_m": 25}
+    plain = read_training([str(town)], {}, **about)
+    both = read_training([str(town)], {}, mirror=True, **about)
+    n = len(plain.paths)
+    assert both.paths == plain.paths * 2
+    assert both.mirrored.tolist() == [False] * n + [True] * n
+    for row in range(n):
+        seen, again = (np.asarray(both.load(r)) for r in (row, row + n))
+        assert np.array_equal(again, seen[:, ::-1])
+        alike, unlike = plain.town.positives(row), plain.town.strangers(row)
+        nobody = np.zeros(n, bool)
+        assert both.town.positives(row).tolist() == [*alike, *nobody]
+        assert both.town.positives(row + n).tolist() == [*nobody, *alike]
+        # Of a street and its own mirror image nothing is said.
+        assert both.town.strangers(row).tolist() == [*unlike, *unlike]
+    run = training._Run(recipe_of(start, town, mirror=True), tmp_path / "run", lambda entry: None)
+    rows = np.arange(2 * n)
+    found = torch.from_numpy(run._describe(rows))
+    photos = [both.load(int(row)) for row in rows]
+    assert torch.allclose(found, run.model.extract(photos).descriptor.cpu(), atol=1e-6)
+    model = train(run.recipe, tmp_path / "whole")
+    assert json.loads((model / "config.json").read_text())["training"]["photos"] == n
