@@ -117,8 +117,10 @@ class Recipe:
                 raise OptionError(f"A shape is [width, height] in multiples of {PATCH}: {shape!r}.")
         if self.global_loss == "none" and self.local_loss == "none":
             raise OptionError("A recipe needs a global or a local loss.")
-        if not self.adapters and not self.local_head:
-            raise OptionError("With neither adapters nor local head there is nothing to train.")
+        if not self.adapters and (not self.local_head or self.local_loss == "none"):
+            raise OptionError(
+                "There is nothing to train: set adapters to true, or local_head and a local_loss."
+            )
         if self.learning_rate <= 0:
             raise OptionError("learning_rate must be above 0.")
 

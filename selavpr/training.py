@@ -326,8 +326,8 @@ class _Run:
             ]
         if len(plan) < self._share:
             raise OptionError(
-                f"The training photos give {len(plan)} batches, too few for one step of "
-                f"{self._share}: show more places, or take smaller batches."
+                f"One step takes {self._share} batches, and the training photos give only "
+                f"{len(plan)}: show more places, or take smaller batches."
             )
         return plan[: recipe.steps * self._share or None]
 
