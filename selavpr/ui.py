@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,7 +120,7 @@ def build_demo(
                 # Gradio would decode the upload itself; load_image bounds its pixels.
                 photo.preprocess = _path_of
                 city = gr.Dropdown(
-                    [(m.title, name) for m, name in zip(manifests, recognizers, strict=True)],
+                    _labelled({name: r.index.manifest.title for name, r in recognizers.items()}),
                     value=first,
                     label=_t("city"),
                     info=_t("city_info"),
@@ -579,6 +580,14 @@ def _html(value: str = "", **options: Any) -> Any:
 
 def _path_of(upload: Any) -> str | None:
     return None if upload is None else str(upload.path)
+
+
+def _labelled(titles: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What the list of cities says of each, and its name: cities of one title by their names."""
+    seen = Counter(titles.values())
+    return [
+        (f"{title} ({name})" if seen[title] > 1 else title, name) for name, title in titles.items()
+    ]
 
 
 def _number(digits: str | None, default: int, most: int) -> int:

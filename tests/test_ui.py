@@ -348,6 +348,15 @@ def test_page_tells_how_long_a_photo_is_kept() -> None:
         assert told in plain("empty_note", language, count="24", city="Åbo")
 
 
+def test_cities_of_one_title_are_told_apart() -> None:
+    titles = {"helsinki": "Helsinki", "helsinki-2": "Helsinki", "campus": "Campus"}
+    assert ui._labelled(titles) == [
+        ("Helsinki (helsinki)", "helsinki"),
+        ("Helsinki (helsinki-2)", "helsinki-2"),
+        ("Campus", "campus"),
+    ]
+
+
 def test_without_a_city_the_page_says_what_to_do() -> None:
     with pytest.raises(OptionError, match="index build"):
         ui.build_demo({})
