@@ -9,7 +9,6 @@ stands, and of an address only host and path are, since the rest may hold a toke
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import logging
 import threading
@@ -24,6 +23,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
+from selavpr.addresses import is_public
 from selavpr.errors import DownloadError, StoppedError
 
 logger = logging.getLogger(__name__)
@@ -310,6 +310,6 @@ def _is_private(host: str) -> bool:
     if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
         return True
     try:
-        return not ipaddress.ip_address(host).is_global
+        return not is_public(host)
     except ValueError:
         return False

@@ -7,7 +7,6 @@ The home of ``safehttpx``, by which Gradio fetches from the very address that wa
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import time
@@ -21,6 +20,8 @@ import httpx
 import safehttpx  # type: ignore[import-untyped]
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from selavpr.addresses import is_public
 
 FETCH_SECONDS = 30.0
 """A photo that takes longer to come is given up: it would hold up the line."""
@@ -129,13 +130,6 @@ class BoundedFetch(httpx.AsyncBaseTransport):
             raise self._refuse("The photo's address is none that anybody can reach.") from error
         way: httpx.AsyncBaseTransport = safehttpx.AsyncSecureTransport(address)
         return way
-
-
-def is_public(address: str) -> bool:
-    """Whether a numeric address is one machine that the whole internet can reach."""
-    at = ipaddress.ip_address(address)
-    # Python calls some addresses global that are for groups, or that lead to any IPv4 address.
-    return at.is_global and not (at.is_multicast or at.is_reserved)
 
 
 def sweep(folder: Path, age: float) -> None:

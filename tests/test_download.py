@@ -187,7 +187,8 @@ def test_redirects_that_are_not_followed(
 @pytest.mark.parametrize(
     "address",
     ["http://127.0.0.1/x", "http://localhost/x", "http://169.254.169.254/latest", "http://[::1]/x",
-     "http://10.0.0.1/", "http://printer.local/"],
+     "http://10.0.0.1/", "http://printer.local/", "http://224.0.0.1/",
+     "http://[64:ff9b::a00:1]/"],  # 10.0.0.1, through a translator
 )  # fmt: skip
 def test_a_public_service_leads_to_no_private_network(address: str, tmp_path: Path) -> None:
     with Fetcher("https://api.panoramax.xyz") as fetcher:

@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from selavpr.limits import BodyLimit, BoundedFetch, is_public, sweep, swept
+from selavpr.addresses import is_public
+from selavpr.limits import BodyLimit, BoundedFetch, sweep, swept
 
 LIMIT = 2**20
 

@@ -45,7 +45,7 @@ from selavpr.shapes import (
 )
 from selavpr.structs import PRESETS, Features, Matches, ModelConfig, is_number
 from selavpr.training import batch_loss, learning_rate
-from selavpr.training_data import collate, read_training
+from selavpr.training_data import TrainingPhotos, collate, read_training
 from selavpr.weights import (
     check_names,
     check_target,
@@ -324,6 +324,27 @@ def test_training_photos_lie_as_far_apart_as_they_were_taken(
         assert apart == pytest.approx(place.distance_m(places[0]), rel=5e-3, abs=0.01)
     known = [np.nan if heading is None else heading for *_, heading in rows]
     np.testing.assert_allclose(town.heading, known)
+
+
+@FEW
+@given(seeds, st.integers(1, 5), st.integers(28, 50), st.integers(28, 50))
+def test_a_mirrored_photo_is_the_photo_from_right_to_left(
+    seed: int, count: int, width: int, height: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        lines = ["image,latitude,longitude"]
+        for i in range(count):
+            photo(seed + i, width, height).save(Path(folder, f"{i}.png"))
+            lines.append(f"{i}.png,60,24")
+        Path(folder, "places.csv").write_text("\n".join(lines))
+        found: TrainingPhotos = read_training(
+            [folder], {}, positive_m=10, positive_degrees=40, negative_m=25, mirror=True
+        )
+        assert len(found.paths) == len(found.town) == 2 * count
+        for row in range(count):
+            plain, mirrored = (np.asarray(found.load(r)) for r in (row, row + count))
+            assert np.array_equal(plain, np.asarray(photo(seed + row, width, height)))
+            assert np.array_equal(mirrored, plain[:, ::-1])
 
 
 @FEW

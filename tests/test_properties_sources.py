@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 import io
+import ipaddress
 import itertools
 import math
 import re
@@ -34,6 +35,7 @@ from selavpr import (
     msls,
     panoramax,
 )
+from selavpr.addresses import is_public
 from selavpr.benchmarkphotos import PHOTO_ENDINGS, BenchmarkPhoto, photo_files
 from selavpr.bundle import find, read_examples, unreachable
 from selavpr.cityeval import Answer, Query, read_queries, samples
@@ -790,3 +792,21 @@ def test_answers_become_samples_with_their_errors(truth: Location | None, place:
     assert answer.error_m == (None if truth is None else truth.distance_m(place))
     [sample] = samples([answer])
     assert (sample.evidence, sample.error_m) == (answer.evidence, answer.error_m)
+
+
+# Addresses
+
+
+@FEW
+@given(st.ip_addresses(v=4))
+def test_an_address_in_disguise_is_no_more_public(address: ipaddress.IPv4Address) -> None:
+    plain = is_public(str(address))
+    for network in "10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.168.0.0/16", "224.0.0.0/4":
+        assert not (plain and address in ipaddress.ip_network(network))
+    # The same machine, mapped and through a translator, which may be inside the network.
+    mapped, translated = (
+        str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(prefix)) + int(address)))
+        for prefix in ("::ffff:0:0", "64:ff9b::")
+    )
+    assert not is_public(translated)
+    assert plain or not is_public(mapped)
