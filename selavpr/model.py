@@ -235,8 +235,7 @@ class SelaVPR(nn.Module):
         model = cls(source.config)
         frozen = weights.cut(source.backbone, source.config.depth)
         state = {name: x for name, x in model.state_dict().items()}
-        trained_names = {name for name, x in model.named_parameters() if x.requires_grad}
-        trained = {name: state[name] for name in trained_names}
+        trained = {name: state[name] for name in trained_shapes(source.config)}
         expected = {
             name.removeprefix("backbone."): x for name, x in state.items() if name not in trained
         }

@@ -33,7 +33,7 @@ class TrainingPhotos:
     Attributes:
         paths: ``n`` files.
         town: of ``n`` photos.
-        mirrored: ``[n]`` bool, which are read left to right.
+        mirrored: ``[n]`` bool, which are shown in a mirror.
     """
 
     paths: tuple[Path, ...]
@@ -81,7 +81,7 @@ def read_training(
         positive_m: see ``mining.Town``.
         positive_degrees: see ``mining.Town``.
         negative_m: see ``mining.Town``.
-        mirror: take every photo a second time, left to right: a mirrored town is another town, and
+        mirror: take every photo a second time, in a mirror: a mirrored town is another town, and
             costs no photos. Its photos come after the others, in the same order.
 
     Raises:
