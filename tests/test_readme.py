@@ -48,6 +48,10 @@ def test_commands_on_the_bundled_city(
     assert said.out and "error" not in said.err
 
 
+def test_nothing_is_wrong_in_the_documents() -> None:
+    assert check_readme.problems() == []
+
+
 def test_there_are_such_commands() -> None:
     assert {tuple(words[:2]) for words in BUNDLED} >= {("index", "info"), ("index", "verify")}
     assert any(words[0] == "locate" for words in BUNDLED)
