@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from selavpr.errors import OptionError
@@ -54,7 +54,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         }
     partial = path.with_suffix(".part")
     try:
-        save_file(tensors, partial, {"about": json.dumps(checkpoint.about)})
+        partial.write_bytes(save(tensors, {"about": json.dumps(checkpoint.about)}))
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         raise OptionError(f"The checkpoint {path} cannot be written: {error}.") from error

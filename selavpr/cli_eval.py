@@ -133,7 +133,7 @@ def _summary(
     depth = offered if args.exhaustive else args.top_k
     facts = {
         "model": args.model,
-        "candidates re-ranked": 0 if args.no_rerank else depth,
+        "candidates re-ranked": 0 if args.no_rerank else min(depth, offered),
         "matching": args.matching,
         "milliseconds per photo to extract": found.extract_ms,
         "milliseconds per query to search": found.search_ms,

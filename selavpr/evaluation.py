@@ -110,13 +110,16 @@ def summarise(
         database: number of rows.
         lists: by stage, for each query rows of the database, best first.
         errors_m: by stage, the position error of each query in metres; NaN where unknown.
-        ns: how many answers are looked at.
+        ns: how many answers are looked at. What is more than the lists hold is left out, unless
+            they hold the whole database.
 
     Raises:
         OptionError: there are no queries.
     """
     if not conditions:
         raise OptionError("There are no queries to evaluate.")
+    longest = max(len(ranked) for stage in lists.values() for ranked in stage)
+    ns = [n for n in ns if n <= longest or longest >= database]
     hits = {stage: metrics.first_hits(ranked, truths) for stage, ranked in lists.items()}
     errors = {stage: np.asarray(e, dtype=float) for stage, e in (errors_m or {}).items()}
     names = list(dict.fromkeys(conditions))
@@ -175,6 +178,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         OptionError: it cannot be written.
     """
+    if not path.name:
+        raise OptionError(f"{str(path)!r} is no name for a file.")
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ a digest of the model and of the photos' files: a changed photo or model never m
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -74,7 +75,7 @@ class FeatureCache:
                 about = [fingerprint, str(model.precision), model.device.type, file_states(group)]
                 path = folder / f"{digest(about).partition(':')[2]}.safetensors"
                 part = _read(path)
-                if part is None:
+                if part is None or _readable_now(part[0], group):
                     _extract(path, group, model, batch_size)
                     part = _read(path)
                 if part is None:
@@ -119,6 +120,16 @@ class FeatureCache:
         part: Any = self._open(self._paths[number // PART])
         tokens: Tensor = part.get_tensor(f"{number % PART}.tokens").float()
         return tokens
+
+
+def _readable_now(part: dict[str, Tensor], photos: Sequence[Path]) -> bool:
+    """Whether a photo that was left out can be read by now, as a photo given other rights can."""
+    for i, photo in enumerate(photos):
+        if f"{i}.grid" not in part:
+            with contextlib.suppress(PhotoError):
+                load_image(photo)
+                return True
+    return False
 
 
 def _extract(path: Path, photos: Sequence[Path], model: SelaVPR, batch_size: int) -> None:

@@ -162,11 +162,20 @@ def read_gsv_cities(folder: Path, cities: Sequence[str] = ()) -> list[BenchmarkP
     return found
 
 
+def has_split(folder: Path, split: str) -> bool:
+    """Whether a ``utm`` folder is parted and has such a part."""
+    return _part(folder, split) is not None
+
+
+def _part(folder: Path, split: str) -> Path | None:
+    parts = (root / split for root in (folder, folder / "images"))
+    return next((part for part in parts if part.is_dir()), None)
+
+
 def _split_folder(folder: Path, split: str | None) -> Path:
-    for root in (folder, folder / "images"):
-        for name in (split,) if split else SPLITS:
-            if (root / name).is_dir():
-                return root / name
+    for name in (split,) if split else SPLITS:
+        if part := _part(folder, name):
+            return part
     if split:
         raise OptionError(f"{folder} has no split {split!r}.")
     return folder

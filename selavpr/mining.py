@@ -6,7 +6,10 @@ help of descriptors computed a moment ago: by the paper's triplets, or by whole 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import itertools
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,7 +44,7 @@ class Town:
     """Where the photos of a training set were taken.
 
     Attributes:
-        position: ``[n, 2]`` float64 metres east and north.
+        position: ``[n, 2]`` or ``[n, 3]`` float64 metres, of all photos in one frame.
         heading: ``[n]`` degrees clockwise from north; NaN where unknown.
         world: ``[n]`` int64. Photos of different worlds (two cities; or the same streets rendered
             with other facades) never show one place, and are strangers only where their positions
@@ -69,8 +72,8 @@ class Town:
     def __post_init__(self) -> None:
         """Check once what everything below relies on."""
         n = len(self.position)
-        if self.position.shape != (n, 2) or {len(self.heading), len(self.world)} != {n}:
-            raise OptionError("Positions must be [n, 2], headings and worlds [n].")
+        if self.position.ndim != 2 or {len(self.heading), len(self.world)} != {n}:
+            raise OptionError("Positions must be [n, 2] or [n, 3], headings and worlds [n].")
         if not np.isfinite(self.position).all():
             raise OptionError("Every training photo needs a position.")
         if not 0 < self.positive_m <= self.negative_m:
@@ -86,19 +89,35 @@ class Town:
         """Number of photos."""
         return len(self.position)
 
-    @property
+    @functools.cached_property
     def anchors(self) -> Rows:
         """Rows that may be anchors: queries that have a positive."""
         rows = np.arange(len(self)) if self.queries is None else self.queries
-        return np.array([i for i in rows if self.positives(int(i)).any()], dtype=np.int64)
+        # All photos against all would take hours for half a million.
+        cells = np.floor(self.position / self.positive_m).astype(np.int64).tolist()
+        inside: dict[tuple[int, ...], list[int]] = {}
+        for row, cell in enumerate(cells):
+            inside.setdefault(tuple(cell), []).append(row)
+        steps = list(itertools.product((-1, 0, 1), repeat=self.position.shape[1]))
+
+        def around(row: int) -> Rows:
+            where = (tuple(map(operator.add, cells[row], step)) for step in steps)
+            return np.array([i for cell in where for i in inside.get(cell, ())], dtype=np.int64)
+
+        found = [i for i in rows if self._positives(int(i), around(int(i))).any()]
+        return np.array(found, dtype=np.int64)
 
     def positives(self, row: int) -> Mask:
         """``[n]``: references that may show the place of a photo; never the photo itself."""
-        near = self._near(row, self.positive_m) & (self.world == self.world[row])
-        turn = np.abs((self.heading - self.heading[row] + 180) % 360 - 180)
+        return self._positives(row, np.arange(len(self)))
+
+    def _positives(self, row: int, others: Rows) -> Mask:
+        offset = self.position[others] - self.position[row]
+        mask: Mask = np.einsum("nd,nd->n", offset, offset) <= self.positive_m**2
+        turn = np.abs((self.heading[others] - self.heading[row] + 180) % 360 - 180)
         # A heading that is unknown is NaN, which is not greater than anything.
-        mask: Mask = near & ~(turn > self.positive_degrees) & self._is_reference
-        mask[row] = False
+        mask &= ~(turn > self.positive_degrees) & (self.world[others] == self.world[row])
+        mask &= self._is_reference[others] & (others != row)
         return mask
 
     def doubtful(self, row: int) -> Mask:
@@ -108,7 +127,9 @@ class Town:
 
     def strangers(self, row: int) -> Mask:
         """``[n]``: references that surely show another place."""
-        return ~self._near(row, self.negative_m) & self._is_reference
+        offset = self.position - self.position[row]
+        far: Mask = np.einsum("nd,nd->n", offset, offset) > self.negative_m**2
+        return far & self._is_reference
 
     def masks(self, rows: Rows, others: Rows) -> tuple[Mask, Mask]:
         """What is sure, ``[B, C]`` each: which others show a photo's place, and which another.
@@ -123,11 +144,6 @@ class Town:
         same = (squared <= self.positive_m**2) & (turn <= self.positive_degrees) & offered
         same &= (self.world[rows][:, None] == self.world[others]) & (rows[:, None] != others)
         return same, (squared > self.negative_m**2) & offered
-
-    def _near(self, row: int, metres: float) -> Mask:
-        offset = self.position - self.position[row]
-        near: Mask = np.einsum("nd,nd->n", offset, offset) <= metres * metres
-        return near
 
 
 def to_describe(
@@ -233,7 +249,7 @@ def place_batches(
     rng: np.random.Generator,
     descriptors: Floats | None = None,
     described: Rows | None = None,
-) -> list[Batch]:
+) -> Iterator[Batch]:
     """Batches of whole places, so that every photo is compared with every other one.
 
     A batch begins with a random anchor and takes the anchors that look most like it but are
@@ -248,13 +264,15 @@ def place_batches(
         rng: the source of chance.
         descriptors: ``[n, D]`` of unit norm; None fills batches at random.
         described: rows of which descriptors are known; None for all.
+
+    Yields:
+        Batches, made as they are asked for.
     """
     waiting = rng.permutation(town.anchors)
     known = np.zeros(len(town), bool)
     known[np.arange(len(town)) if described is None else described] = True
     if descriptors is not None:
         waiting = waiting[known[waiting] | ~np.isnan(town.heading[waiting])]
-    batches = []
     while len(waiting) >= places:
         first = waiting[-1]
         free = town.strangers(first)  # of every place chosen so far
@@ -280,8 +298,7 @@ def place_batches(
         for row, other in guessed:
             i, j = rows.index(row), rows.index(other)
             same[i, j] = same[j, i] = True
-        batches.append(Batch(batch, same, different))
-    return batches
+        yield Batch(batch, same, different)
 
 
 def _most_alike(

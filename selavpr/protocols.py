@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -160,8 +160,11 @@ def prepare(
     if protocol.subtask:
         queries, database = msls.listed(queries), msls.listed(database)
     if keys is not None:
-        wanted = set(_lines(keys))
-        queries = [q for q in queries if q.key in wanted or q.path.stem in wanted]
+        wanted = _names(keys)
+        asked = len(queries)
+        queries = [q for q in queries if not wanted.isdisjoint((q.key, q.path.stem, q.path.name))]
+        if not queries:
+            raise OptionError(f"{keys} names none of the {asked} queries in {folder}.")
         notes.append(f"Only the {len(queries)} queries that {keys.name} names.")
     if not queries or not database:
         raise OptionError(
@@ -230,9 +233,17 @@ def _degrees(photos: Sequence[BenchmarkPhoto]) -> list[tuple[float, float]]:
     return [(p.location.latitude, p.location.longitude) for p in photos if p.location is not None]
 
 
-def _lines(path: Path) -> list[str]:
+def _names(path: Path) -> set[str]:
+    """What the words of a text file may call photos: keys, file names, or paths to them."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split()
+        words = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{path} cannot be read: {error}.") from error
-    return [Path(line.rsplit("@", 1)[-1]).stem if "/" in line else line for line in lines]
+    names = set(words)
+    for word in words:
+        name = PurePosixPath(word.replace("\\", "/"))
+        names |= {name.name, name.stem}
+        if "@" in word:
+            fields = name.stem.split("@")
+            names |= {*fields[7:8], fields[-1]}  # the key, as layouts read it; or put last
+    return names - {""}

@@ -121,8 +121,14 @@ class Recipe:
             raise OptionError(
                 "There is nothing to train: set adapters to true, or local_head and a local_loss."
             )
+        if self.batches == "places" and self.views < 2:
+            raise OptionError("views must be 2 or more: a place is learnt from several photos.")
+        if self.batches == "places" and self.places < 2 and not self.memory:
+            raise OptionError("places must be 2 or more, or there are no strangers in a batch.")
         if self.learning_rate <= 0:
             raise OptionError("learning_rate must be above 0.")
+        if self.seed >= 1 << 32:
+            raise OptionError(f"seed must be below {1 << 32}, not {self.seed}.")
 
 
 def read_recipe(path: str | os.PathLike[str], **changes: Any) -> Recipe:

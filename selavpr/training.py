@@ -16,6 +16,7 @@ the same weights as one that was not.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -37,7 +38,7 @@ from torch.utils.tensorboard import SummaryWriter
 from selavpr import losses, mining, weights
 from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from selavpr.curves import draw_curves
-from selavpr.errors import OptionError
+from selavpr.errors import OptionError, PhotoError
 from selavpr.evaluation import write_json
 from selavpr.images import batches, preprocess, standardise
 from selavpr.memory import Memory, Past
@@ -270,7 +271,11 @@ class _Run:
             for key, value in self.optimizer.state.get(p, {}).items()
         }
         memory = {"rows": self.memory.rows, "descriptors": self.memory.descriptors.cpu()}
-        about = {"state": dataclasses.asdict(self.state), "history": self.history}
+        about = {
+            "state": dataclasses.asdict(self.state),
+            "history": self.history,
+            "photos": self.photos.fingerprint(),
+        }
         write_checkpoint(
             self.folder / CHECKPOINT, Checkpoint(trained, moments, tuple(self.plan), memory, about)
         )
@@ -278,6 +283,13 @@ class _Run:
     def _restore(self, saved: Checkpoint) -> None:
         self.state = _State(**saved.about["state"])
         self.history = saved.about["history"]
+        # A run begun before this was kept has none.
+        before = saved.about.get("photos", self.photos.fingerprint())
+        if before != self.photos.fingerprint() and not self.state.done:
+            raise OptionError(
+                f"The training photos are others than when the run in {self.folder} began, or in "
+                "another order; bring them back, or choose another folder for a new run."
+            )
         self.plan = list(saved.plan)
         if saved.memory:  # a run begun before there was one has none
             self.memory = Memory(
@@ -317,13 +329,13 @@ class _Run:
             examples = mining.triplets(town, anchors, pool, described, rng, recipe.negatives)
             plan = mining.triplet_batches(examples, recipe.triplets)
         else:
-            plan = [
-                batch
+            passes = (
+                mining.place_batches(town, recipe.places, recipe.views, rng, described, known)
                 for _ in range(recipe.passes)
-                for batch in mining.place_batches(
-                    town, recipe.places, recipe.views, rng, described, known
-                )
-            ]
+            )
+            every = itertools.chain.from_iterable(passes)
+            # No more than are taken: of half a million photos each batch takes a while to choose.
+            plan = list(itertools.islice(every, recipe.steps * self._share or None))
         if len(plan) < self._share:
             raise OptionError(
                 f"One step takes {self._share} batches, and the training photos give only "
@@ -377,6 +389,8 @@ class _Run:
         optimizer.zero_grad()
         total = 0.0
         for i, (pixels, batch) in enumerate(zip(loader, mine[begin:], strict=True), 1):
+            if isinstance(pixels, PhotoError):
+                raise pixels
             with self._autocast():
                 seen = standardise(pixels.to(self.accelerator.device, non_blocking=True))
                 features = wrapped(seen, local=recipe.local_loss != "none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,10 @@ from torch.utils.data import Dataset
 from selavpr.augment import augment
 from selavpr.benchmarkphotos import BenchmarkPhoto
 from selavpr.errors import OptionError, PhotoError
-from selavpr.geo import Location
 from selavpr.images import load_image
-from selavpr.layouts import find_layout, read_benchmark
+from selavpr.layouts import find_layout, has_split, read_benchmark
 from selavpr.mining import Town
 from selavpr.tables import read_table
-
-TOWN_M = 50_000.0
-"""Up to this far from an origin, degrees become metres to within some 1 %."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,15 @@ class TrainingPhotos:
     paths: tuple[Path, ...]
     town: Town
     mirrored: NDArray[np.bool_]
+
+    def fingerprint(self) -> str:
+        """Changes with every photo, its place and its order: what row numbers stand on."""
+        known = hashlib.sha256("\n".join(map(str, self.paths)).encode(errors="surrogateescape"))
+        town = self.town
+        for array in (town.position, town.heading, town.world, town.queries, town.references):
+            if array is not None:
+                known.update(np.ascontiguousarray(array).tobytes())
+        return known.hexdigest()
 
     def load(self, row: int) -> Image.Image:
         """A photo as RGB.
@@ -73,6 +79,8 @@ def read_training(
 ) -> TrainingPhotos:
     """Read the photos of one or more sources; each source is a world of its own.
 
+    They may show the same town: what lies near in one source is no stranger in another.
+
     Args:
         sources: tables (columns ``image, latitude, longitude``, where known ``heading``, and
             ``world`` where photos at the same coordinates may show different towns), or folders in
@@ -88,46 +96,41 @@ def read_training(
         OptionError: a source holds nothing usable.
         LocationError: a photo's position is wrong or missing.
     """
-    paths: list[Path] = []
-    position: list[tuple[float, float]] = []
     heading: list[float] = []
     world: list[int] = []
     queries: list[int] = []
     references: list[int] = []
-    worlds: dict[tuple[str, str, int], int] = {}
+    worlds: dict[tuple[str, str], int] = {}
+    found: list[BenchmarkPhoto] = []
     for source in sources:
         photos, names = _read(source, where)
-        origins: list[Location] = []  # of this source
-        for photo, name in zip(photos, names, strict=True):
-            row = len(paths)
-            place, origin = _metres(photo, origins)
-            paths.append(photo.path)
-            position.append(place)
+        for row, (photo, name) in enumerate(zip(photos, names, strict=True), len(found)):
             heading.append(float("nan") if photo.heading is None else photo.heading)
-            world.append(worlds.setdefault((source, name, origin), len(worlds)))
+            world.append(worlds.setdefault((source, name), len(worlds)))
             if photo.role != "database":
                 queries.append(row)
             if photo.role != "query":
                 references.append(row)
-    if not paths:
+        found += photos
+    if not found:
         raise OptionError("The recipe names no training photos; set `data` (and check `where`).")
     times = 2 if mirror else 1
-    again = np.repeat(np.arange(times), len(paths))  # which time, row by row
+    again = np.repeat(np.arange(times), len(found))  # which time, row by row
     # The same positions in another world: of a street and its mirror image nothing is said.
     town = Town(
-        np.tile(np.array(position, np.float64), (times, 1)),
+        np.tile(_positions(found), (times, 1)),
         np.tile(np.array(heading, np.float64), times),
         np.tile(np.array(world, np.int64), times) + again * len(worlds),
         positive_m=positive_m,
         positive_degrees=positive_degrees,
         negative_m=negative_m,
-        queries=_each_time(queries, times, len(paths)),
-        references=_each_time(references, times, len(paths)),
+        queries=_each_time(queries, times, len(found)),
+        references=_each_time(references, times, len(found)),
     )
-    return TrainingPhotos(tuple(paths) * times, town, again == 1)
+    return TrainingPhotos(tuple(photo.path for photo in found) * times, town, again == 1)
 
 
-class Views(Dataset[Tensor]):
+class Views(Dataset[Tensor | PhotoError]):
     """Augmented photos as tensors, so that torch's DataLoader can read them in other processes."""
 
     def __init__(self, photos: TrainingPhotos, strength: float) -> None:
@@ -135,20 +138,27 @@ class Views(Dataset[Tensor]):
         self._photos = photos
         self._strength = strength
 
-    def __getitem__(self, view: View) -> Tensor:
+    def __getitem__(self, view: View) -> Tensor | PhotoError:
         """``[H, W, 3]`` uint8: a quarter of the bytes that have to get to the device.
 
-        Raises:
-            PhotoError: the photo cannot be read.
+        An error is returned: torch makes a page of traceback of one that is raised elsewhere.
         """
-        photo = self._photos.load(view.row)
+        try:
+            photo = self._photos.load(view.row)
+        except PhotoError as error:
+            return error
         rng = np.random.default_rng(view.seed)
         return torch.from_numpy(np.array(augment(photo, view.size, rng, self._strength)))
 
 
-def collate(tensors: Sequence[Tensor]) -> Tensor:
-    """``[B, H, W, 3]`` of tensors of one shape."""
-    return torch.stack(list(tensors))
+def collate(views: Sequence[Tensor | PhotoError]) -> Tensor | PhotoError:
+    """``[B, H, W, 3]`` of tensors of one shape, or the first error."""
+    tensors = []
+    for view in views:
+        if isinstance(view, PhotoError):
+            return view
+        tensors.append(view)
+    return torch.stack(tensors)
 
 
 def _each_time(rows: Sequence[int], times: int, photos: int) -> NDArray[np.int64]:
@@ -167,8 +177,7 @@ def _read(source: str, where: Mapping[str, str]) -> tuple[list[BenchmarkPhoto], 
         ]
         names = [r.texts.get("world", "") for r in rows]
     else:
-        has_split = any((path / folder).is_dir() for folder in ("train", "images/train"))
-        found = read_benchmark(path, split="train" if has_split else None)
+        found = read_benchmark(path, split="train" if has_split(path, "train") else None)
         photos = [*found.queries, *found.database, *found.unassigned]
         names = [""] * len(photos)
     if not photos:
@@ -176,18 +185,20 @@ def _read(source: str, where: Mapping[str, str]) -> tuple[list[BenchmarkPhoto], 
     return photos, names
 
 
-def _metres(photo: BenchmarkPhoto, origins: list[Location]) -> tuple[tuple[float, float], int]:
-    """East and north of a photo, and the number of the origin that they count from.
+def _positions(photos: Sequence[BenchmarkPhoto]) -> NDArray[np.float64]:
+    """``[n, 3]`` metres, all in one frame, or photos of two sources could not be told apart.
 
-    Degrees become metres around an origin nearby, since from another town's they come out wrong;
-    a photo far from all known origins is a new one.
+    That is a benchmark's own plane where all photos are on one (``protocols.within`` does so, too),
+    else around the middle of the Earth. A photo of which only the former is known is far from all
+    others there.
     """
-    if photo.metres is not None:
-        return photo.metres, 0
-    if photo.location is None:
-        raise OptionError(f"The position of {photo.path} is unknown.")
-    for number, origin in enumerate(origins):
-        if origin.distance_m(photo.location) <= TOWN_M:
-            return origin.offset_m(photo.location), number
-    origins.append(photo.location)
-    return (0.0, 0.0), len(origins) - 1
+    on_plane = all(photo.metres is not None for photo in photos)
+    found = []
+    for photo in photos:
+        if photo.location is not None and not on_plane:
+            found.append(photo.location.from_centre_m())
+        elif photo.metres is not None:
+            found.append((*photo.metres, 0.0))
+        else:
+            raise OptionError(f"The position of {photo.path} is unknown.")
+    return np.array(found, np.float64)

@@ -16,7 +16,7 @@ import torch
 from selavpr.benchmarkphotos import BenchmarkPhoto
 from selavpr.errors import OptionError, PhotoError
 from selavpr.featurecache import FeatureCache
-from selavpr.layouts import find_layout, read_benchmark
+from selavpr.layouts import find_layout, has_split, read_benchmark
 from selavpr.metrics import RIGHT_M, first_hits
 from selavpr.model import SelaVPR
 from selavpr.protocols import within
@@ -56,7 +56,7 @@ def read_validation(recipe: Recipe) -> ValidationSet:
             for of in (recipe.validation_queries, recipe.validation_database)
         )
     else:
-        found = read_benchmark(source, split="val" if (source / "val").is_dir() else None)
+        found = read_benchmark(source, split="val" if has_split(source, "val") else None)
         asked, known = list(found.queries), list(found.database)
     if not asked or not known:
         raise OptionError(

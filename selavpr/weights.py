@@ -257,6 +257,7 @@ def read_tensors(path: Path) -> State:
     if not path.is_file():
         raise WeightsError(f"There is no {path.name} in {path.parent}.")
     try:
+        path.open("rb").close()  # safetensors says of a file that may not be read: no such file
         state = safetensors.torch.load_file(path)
     except PermissionError as error:
         raise WeightsError(f"Cannot read {path}: {error.strerror}.") from error
@@ -426,4 +427,5 @@ def _write(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
                 f"{name} holds values that are not finite in {str(dtype).removeprefix('torch.')}; "
                 "it was not saved."
             )
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    # Not save_file, whose files none but their owner may read, whatever the umask says.
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))

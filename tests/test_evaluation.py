@@ -41,6 +41,14 @@ def test_which_rows_there_are(conditions: list[str], names: list[str]) -> None:
     assert [row.condition for row in rows] == names
 
 
+def test_no_recall_beyond_what_is_listed() -> None:
+    """R@20 of lists of three would be R@3 by another name; of the whole database it is R@20."""
+    few = {GLOBAL: [[0, 1, 2], []], RERANKED: [[2, 1, 0], []]}
+    for database, ns in ((30, [1, 2]), (4, [1, 2]), (3, [1, 2, 5])):
+        (row,) = summarise(["", ""], [{0}, {1}], database, few, ns=(1, 2, 5))
+        assert list(row.chance) == list(row.recalls[GLOBAL]) == list(row.recalls[RERANKED]) == ns
+
+
 def test_no_queries() -> None:
     with pytest.raises(OptionError, match="no queries"):
         summarise([], [], 3, {GLOBAL: []})
@@ -84,3 +92,5 @@ def test_write_json(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     with pytest.raises(OptionError, match="Cannot write"):
         write_json(tmp_path / "absent" / "a.json", {})
+    with pytest.raises(OptionError, match="no name for a file"):
+        write_json(Path(""), {})

@@ -102,7 +102,7 @@ def grid_town(places: int = 12, views: int = 5) -> Town:
 
 def test_place_batches_hold_whole_places_of_strangers() -> None:
     town = grid_town()
-    batches = place_batches(town, 4, 3, np.random.default_rng(0))
+    batches = list(place_batches(town, 4, 3, np.random.default_rng(0)))
     assert len(batches) >= 3
     for batch in batches:
         assert len(set(batch.rows.tolist())) == len(batch.rows) == 12
@@ -133,7 +133,7 @@ def test_place_batches_put_the_alike_together() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Town(np.zeros((2, 3)), np.zeros(2), np.zeros(2, np.int64)),
+        lambda: Town(np.zeros(2), np.zeros(2), np.zeros(2, np.int64)),
         lambda: Town(np.full((2, 2), NAN), np.zeros(2), np.zeros(2, np.int64)),
         lambda: street(positive_m=30.0),
         lambda: to_describe(street(), "best", np.random.default_rng(0)),  # type: ignore[arg-type]

@@ -48,7 +48,13 @@ def test_another_distance_and_a_list_of_keys(tmp_path: Path) -> None:
     task = prepare(root, PROTOCOLS["utm"], distance_m=12, keys=tmp_path / "keys.txt")
     assert task.truths == ({0},)
     assert any("12 m" in note for note in task.notes)
-    with pytest.raises(OptionError, match="0 queries"):
+    names = [path.name for path in sorted((root / "images/test/queries").iterdir())]
+    for called in (names[0], f"/far/away/{names[0]}", f"a\\b\\{names[0]}", names[0][:-4],
+                   "cph/query/images/queries0.jpg", "a/b@c@queries0.jpg"):  # fmt: skip
+        (tmp_path / "keys.txt").write_text(f"x\n{called}\n")
+        (query,) = prepare(root, PROTOCOLS["utm"], keys=tmp_path / "keys.txt").queries
+        assert query.path.name == names[0]
+    with pytest.raises(OptionError, match=r"keys\.txt names none of the 2 queries"):
         (tmp_path / "keys.txt").write_text("nobody")
         prepare(root, PROTOCOLS["utm"], keys=tmp_path / "keys.txt")
 

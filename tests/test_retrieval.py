@@ -10,7 +10,7 @@ import torch
 from engine_fixtures import drawn
 from PIL import Image
 
-from selavpr import OptionError, SelaVPR, count_mutual, featurecache
+from selavpr import OptionError, PhotoError, SelaVPR, count_mutual, featurecache, load_image
 from selavpr.featurecache import FeatureCache
 from selavpr.retrieval import peak_memory_mb, retrieve
 
@@ -115,6 +115,26 @@ def test_a_changed_photo_is_extracted_again(
     drawn(50, (300, 200)).save(photos[1])
     second = FeatureCache(tmp_path / "f", photos[:2], network).descriptors
     assert torch.equal(first[0], second[0]) and not torch.equal(first[1], second[1])
+
+
+def test_a_photo_that_can_be_read_by_now(
+    network: SelaVPR, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other rights change neither size nor time of a file; one that stays damaged costs nothing."""
+
+    def denied(path: Path) -> Image.Image:
+        if path == photos[1]:
+            raise PhotoError("Permission denied.")
+        return load_image(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(featurecache, "load_image", denied)
+        for _ in range(2):
+            found = FeatureCache(tmp_path / "f", photos[:3], network)
+            assert len(found.problems) == 1 and not found.usable(1)
+            patched.setattr(SelaVPR, "extract_each", None)  # not called the second time
+    again = FeatureCache(tmp_path / "f", photos[:3], network)
+    assert again.problems == [] and again.usable(1)
 
 
 def test_photos_that_cannot_be_read(network: SelaVPR, photos: list[Path], tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from selavpr import ModelConfig, SelaVPR, cli, losses, training, weights
+from selavpr import ModelConfig, SelaVPR, cli, losses, mining, training, weights
 from selavpr.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from selavpr.errors import OptionError
+from selavpr.errors import OptionError, PhotoError
 from selavpr.geo import Location
 from selavpr.images import load_image, preprocess
+from selavpr.layouts import read_benchmark
 from selavpr.memory import Memory
 from selavpr.mining import Batch
 from selavpr.recipes import Recipe, from_dict, read_recipe
@@ -285,7 +287,8 @@ def test_another_recipe_in_the_same_folder(start: Path, town: Path, tmp_path: Pa
         {"adapters": False, "local_head": False}, {"adapters": False, "local_loss": "none"},
         {"adapters": "no"}, {"shapes": [[28, 30]]},
         {"shapes": [28]}, {"shapes": [[28]]}, {"where": "x"}, {"model": 3}, {"mining": "best"},
-        {"patience": 0}, {"validation_limit": 0},
+        {"patience": 0}, {"validation_limit": 0}, {"seed": 1 << 32},
+        {"batches": "places", "views": 1}, {"batches": "places", "places": 1},
     ],
 )  # fmt: skip
 def test_bad_recipes(values: dict[str, Any]) -> None:
@@ -489,9 +492,123 @@ def test_metres_are_metres_in_every_town_of_a_source(tmp_path: Path) -> None:
         [str(tmp_path)], {}, positive_m=10, positive_degrees=40, negative_m=25
     ).town
     for first in (0, 2):
-        east, north = town.position[first + 1] - town.position[first]
-        assert (east, north) == pytest.approx((9.5, 0), abs=0.01)
+        apart = np.linalg.norm(town.position[first + 1] - town.position[first])
+        assert apart == pytest.approx(9.5, abs=0.01)
         assert np.flatnonzero(town.positives(first)).tolist() == [first + 1]
+
+
+def test_what_lies_near_in_another_source_is_no_stranger(tmp_path: Path) -> None:
+    """By day and by night from two ends of one town, and beyond any horizon."""
+    home = Location(60.0, 24.0)
+    square, far = home.moved(0, 560), home.moved(0, 49_990)
+    sources = {
+        "day": [home, square, far],
+        "night": [square.moved(0, 600), square.moved(3, 0), far.moved(0, 11)],
+    }
+    for name, places in sources.items():
+        (tmp_path / name).mkdir()
+        rows = [f"{i}.jpg,{p.latitude},{p.longitude}" for i, p in enumerate(places)]
+        (tmp_path / name / "places.csv").write_text("\n".join(["image,latitude,longitude", *rows]))
+    town = read_training(
+        [str(tmp_path / name) for name in sources], {},
+        positive_m=12, positive_degrees=40, negative_m=25,
+    ).town  # fmt: skip
+    apart = np.linalg.norm(town.position[:, None] - town.position, axis=2)
+    every = [place for places in sources.values() for place in places]
+    true = [[a.distance_m(b) for b in every] for a in every]
+    np.testing.assert_allclose(apart, true, atol=0.2)
+    for row in range(6):
+        assert np.flatnonzero(~town.strangers(row)).tolist() == [
+            other for other in range(6) if true[row][other] <= 25
+        ]
+    assert not any(town.positives(row).any() for row in range(6))  # another world
+
+
+def test_photos_on_a_plane_beside_photos_on_the_globe(tmp_path: Path) -> None:
+    """Two benchmarks on one plane are compared there; beside a table, by degrees where known."""
+    for source, east in (("a", 500_000.0), ("b", 500_008.0)):
+        (tmp_path / source / "images" / "train" / "queries").mkdir(parents=True)
+        (tmp_path / source / f"images/train/queries/@{east}@6100000@33@U@.jpg").touch()
+    place = find_location(tmp_path / "a")
+    (tmp_path / "c").mkdir()
+    row = f"c.jpg,{place.latitude},{place.longitude}"
+    (tmp_path / "c" / "places.csv").write_text(f"image,latitude,longitude\n{row}\n")
+    about = {"positive_m": 10, "positive_degrees": 40, "negative_m": 25}
+    for names in ("ab", "abc"):
+        town = read_training([str(tmp_path / name) for name in names], {}, **about).town
+        apart = np.linalg.norm(town.position - town.position[0], axis=1)
+        assert apart == pytest.approx([0, 8, 0][: len(names)], abs=0.05)
+
+
+def find_location(folder: Path) -> Location:
+    (photo,) = read_benchmark(folder, split="train").queries
+    assert photo.location is not None
+    return photo.location
+
+
+def test_the_part_of_a_benchmark_that_is_validated_on(tmp_path: Path) -> None:
+    """Never the one it is tested on, wherever the parts lie."""
+    for part in ("train", "val", "test"):
+        for role in ("queries", "database"):
+            (tmp_path / "images" / part / role).mkdir(parents=True)
+            (tmp_path / "images" / part / role / "@0@0@.jpg").touch()
+    found = read_validation(from_dict({"validation": str(tmp_path)}))
+    trained = read_training([str(tmp_path)], {}, positive_m=1, positive_degrees=9, negative_m=2)
+    assert {p.parts[-3] for p in found.queries + found.database} == {"val"}
+    assert {p.parts[-3] for p in trained.paths} == {"train"}
+
+
+def test_a_run_whose_photos_changed_does_not_go_on(start: Path, town: Path, tmp_path: Path) -> None:
+    """The plan is of row numbers: those of other photos would be learnt as one place."""
+
+    def stop(entry: Mapping[str, Any]) -> None:
+        if entry["update"] == 2:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "town"
+    shutil.copytree(town, folder)
+    recipe = recipe_of(start, folder, epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", stop)
+    table = folder / "places.csv"
+    whole = table.read_text()
+    head, *rows = whole.splitlines()
+    for changed in ([*rows[1:]], [rows[1], rows[0], *rows[2:]], [*rows, "p0v0.png,61,24,0,query"]):
+        table.write_text("\n".join([head, *changed]) + "\n")
+        with pytest.raises(OptionError, match="training photos are others"):
+            train(recipe, tmp_path / "run")
+    table.write_text(whole)
+    train(recipe, tmp_path / "run")
+    table.write_text(head + "\n" + rows[0] + "\n")  # it is done, and needs none
+    assert (train(recipe, tmp_path / "run") / "config.json").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_cannot_be_read(start: Path, town: Path, tmp_path: Path, workers: int) -> None:
+    folder = tmp_path / "town"
+    shutil.copytree(town, folder)
+    for name in folder.glob("p3*.png"):
+        name.write_bytes(name.read_bytes()[:-200])
+    recipe = recipe_of(start, folder, mining="random", workers=workers)
+    with pytest.raises(PhotoError, match=r"^Training photo .*p3v\d.png: p3v\d.png is cut off"):
+        train(recipe, tmp_path / "run")
+
+
+def test_no_more_batches_are_planned_than_are_taken(
+    start: Path, town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    real = mining.place_batches
+
+    def watched(*args: Any) -> Iterator[Batch]:
+        for batch in real(*args):
+            made.append(batch)
+            yield batch
+
+    monkeypatch.setattr(mining, "place_batches", watched)
+    recipe = recipe_of(start, town, **PLACES_RECIPE, passes=1000, steps=3)
+    run = training._Run(recipe, tmp_path / "run", lambda entry: None)
+    assert len(run._mine()) == len(made) == 3
 
 
 def test_validation_photos(town: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from selavpr import ModelConfig, OptionError, SelaVPR, WeightsError, weights
-from selavpr.weights import ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE, Weights
+from selavpr.weights import ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE, DamagedError, Weights
 
 State = dict[str, Tensor]
 CARD = {"license": "mit", "training": {"epoch": 3}, "recall": {"r5": 0.5}}
@@ -122,6 +122,24 @@ def test_half_precision(source: Weights, tmp_path: Path) -> None:
     assert same(loaded.trained, source.trained, 2**-11)
     assert weights.fingerprint(loaded.backbone, 2) == weights.fingerprint(source.backbone, 2)
     assert all(x.dtype == torch.float32 for x in loaded.trained.values())
+
+
+def test_who_may_read_a_model_is_for_the_umask_to_say(
+    source: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = weights.save(source, tmp_path / "model", with_backbone=True)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {p.stat().st_mode for p in folder.iterdir()} == {plain.stat().st_mode}
+
+    def denied(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Whoever runs this may be root, who may read all.
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(WeightsError, match=r"Cannot read .*: Permission denied") as error:
+        weights.read_tensors(folder / "adapters.safetensors")
+    assert not isinstance(error.value, DamagedError)
 
 
 def test_half_precision_must_hold_the_values(source: Weights, tmp_path: Path) -> None:
