@@ -7,11 +7,13 @@ global descriptors, whatever the number of photos. ``writing`` says where it all
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -32,6 +34,7 @@ from selavpr.indexfiles import (
     check_basemap,
     holds_index,
     is_inside,
+    read_manifest,
 )
 from selavpr.localcodecs import CODECS, TokensCodec
 from selavpr.model import SelaVPR
@@ -112,11 +115,13 @@ def build(
     batch_size: int = 8,
     progress: Progress = lambda done, total: None,
     engine: Engine = ONE_PROCESS,
+    resume: bool = True,
 ) -> tuple[PlaceIndex, list[str]]:
     """Build an index folder; an interrupted build with the same photos and model is resumed.
 
     Args:
-        out: the index folder to make, or to replace when the new one is whole.
+        out: the index folder to make, or to replace when the new one is whole. Files in it that
+            are none of the index's stay.
         photos: where the photos are and what is known of their places.
         model: extracts the features; the index will be bound to it.
         manifest: name, title, licence and attribution; the rest is filled in.
@@ -130,6 +135,7 @@ def build(
         batch_size: photos per pass through the network.
         progress: called with photos done and photos in all.
         engine: makes the features.
+        resume: go on from what a stopped build has left; else that is deleted first.
 
     Returns:
         The opened index, and a sentence for each photo that could not be used.
@@ -150,6 +156,8 @@ def build(
         raise OptionError(f"rank must be 1 or more, not {rank}.")
     manifest = dataclasses.replace(manifest, fingerprint=model.fingerprint())
     with replacing(out) as new:
+        if not resume:
+            shutil.rmtree(new.parent / "parts", ignore_errors=True)
         entries, problems = extracted(
             new.parent / "parts", photos, model, batch_size, progress, engine
         )
@@ -177,7 +185,19 @@ def check_place(out: Path) -> None:
     Raises:
         IndexFileError: there is a file, or a folder that holds something else.
     """
-    if out.exists() and not holds_index(out) and (not out.is_dir() or any(out.iterdir())):
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:  # libraries that are to write there refuse it
+        raise IndexFileError(f"The name {str(out)!r} is no UTF-8; choose another place.") from error
+    if holds_index(out):
+        try:
+            read_manifest(out)
+        except IndexFileError as error:  # other programs write a manifest.json, too
+            raise IndexFileError(
+                f"{out} holds no index that could be replaced: {error} Choose another place, or "
+                "delete it yourself."
+            ) from error
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise IndexFileError(f"{out} exists and is not an index; choose another place.")
 
 
@@ -240,7 +260,7 @@ def extracted(
     missing = {
         number: [photo.path for photo in group]
         for number, (group, path) in enumerate(parts)
-        if _problems(path) is None
+        if (left_out := _problems(path)) is None or _mended(group, left_out)
     }
     done = len(photos) - sum(len(paths) for paths in missing.values())
     if done:
@@ -254,7 +274,7 @@ def extracted(
         found = _problems(path)
         if found is None:
             raise _damaged(path)
-        problems += found
+        problems += found.values()
     return _Entries(parts), problems
 
 
@@ -352,7 +372,8 @@ def part_of(photos: Sequence[Path], model: SelaVPR, batch_size: int) -> bytes:
         opened = list(pool.map(_opened, photos))
     for i, found in enumerate(opened):
         if isinstance(found, PhotoError):
-            problems[f"{i:03d}"] = str(found)
+            # A name that is no UTF-8 may stand in it.
+            problems[f"{i:03d}"] = str(found).encode("utf-8", "replace").decode()
             continue
         image, jpeg = found
         images.append(image)
@@ -393,13 +414,22 @@ def _read_part(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def _problems(path: Path) -> list[str] | None:
+def _problems(path: Path) -> dict[int, str] | None:
     """What a part says of photos that could not be used; None where there is no whole part."""
     try:
         with safetensors.safe_open(path, framework="pt") as part:
-            return [text for _, text in sorted((part.metadata() or {}).items())]
+            return {int(i): text for i, text in sorted((part.metadata() or {}).items())}
     except (OSError, SafetensorError):
         return None  # not made yet, or cut off when the power went
+
+
+def _mended(photos: Sequence[SourcePhoto], left_out: Iterable[int]) -> bool:
+    """Whether one that could not be read can be by now: given other rights, it is as before."""
+    for i in left_out:
+        with contextlib.suppress(PhotoError):
+            load_image(photos[i].path)
+            return True
+    return False
 
 
 def _damaged(path: Path) -> IndexFileError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ from tqdm import tqdm
 from selavpr import building, gather, panoramax, planning, rayengine
 from selavpr.cli_source import add_source, options_of, photos_of, say_problems
 from selavpr.download import Fetcher
-from selavpr.index import Manifest, work_folder
+from selavpr.editing import NAMED
+from selavpr.index import Manifest
 from selavpr.indexfiles import check_basemap
 from selavpr.localcodecs import CODECS
 from selavpr.model import SelaVPR
@@ -24,9 +24,6 @@ from selavpr.terminal import INTERRUPTED, Parsers, add_model, plain
 
 ENGINES = ("local", "ray")
 """What extracts the features: this process, or a Ray cluster."""
-
-NAMED = 5
-"""Authors and licences that an index names itself; its table of places names all."""
 
 
 def index_build(args: argparse.Namespace) -> int:
@@ -44,8 +41,6 @@ def index_build(args: argparse.Namespace) -> int:
         with _engine(args) as engine:
             if args.dry_run:
                 return _dry_run(args, found, work, model, batch_size, engine)
-            if not args.resume:
-                shutil.rmtree(work_folder(args.out.resolve()) / "parts", ignore_errors=True)
             return _build(args, found, model, batch_size, engine)
     except KeyboardInterrupt:
         print("selavpr: stopped; the same command goes on from here.", file=sys.stderr)
@@ -69,18 +64,22 @@ def _build(
     batch_size: int,
     engine: building.Engine,
 ) -> int:
-    name = args.name or args.out.resolve().name
+    name = plain(args.name or args.out.resolve().name)
+    places = [photo.place for photo in found.photos]
     manifest = Manifest(
         name=name,
-        title=args.title or name,
+        title=plain(args.title) or name,
         model=args.model,
         fingerprint="",
         count=0,
         bounds=(0, 0, 0, 0),
-        license=args.license or _named(found.licences()),
-        attribution=args.attribution or _named(found.credits()),
+        # Of photos that say nothing, nothing is to be said for the others' sake.
+        license=plain(args.license)
+        or (_named(found.licences()) if all(place.licence for place in places) else ""),
+        attribution=plain(args.attribution)
+        or (_named(found.credits()) if all(place.credit for place in places) else ""),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=args.command_line,
+        command=plain(args.command_line),
     )
     with tqdm(total=len(found.photos), unit="photo", disable=args.quiet) as bar:
         made, problems = building.build(
@@ -95,6 +94,7 @@ def _build(
             batch_size=batch_size,
             progress=lambda done, total: bar.update(done - bar.n),
             engine=engine,
+            resume=args.resume,
         )
     problems = [*found.problems, *problems]
     say_problems(problems, args.verbose)

@@ -4,7 +4,8 @@ The folder can be given to ``index build --from`` again, without the network::
 
     FOLDER/
         photos/<service>-<id>.jpg
-        places.csv          one row per photo: where, when, by whom, under which licence
+        places.csv          one row per photo, of earlier downloads, too: where, when, by whom,
+                            under which licence
         ATTRIBUTION.md      whom to name
         downloads.jsonl     size and checksum of each photo that is whole
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import csv
 import hashlib
 import json
 import re
@@ -27,7 +27,7 @@ from pathlib import Path
 from selavpr.download import Fetcher
 from selavpr.errors import DownloadError, OptionError, PhotoError
 from selavpr.offers import Offer
-from selavpr.tables import TABLE, as_cell
+from selavpr.tables import TABLE, put_rows
 
 PHOTOS, JOURNAL, ATTRIBUTION = "photos", "downloads.jsonl", "ATTRIBUTION.md"
 COLUMNS = (
@@ -47,13 +47,13 @@ class Collected:
 
     Attributes:
         folder: can be indexed.
-        count: photos in it.
-        downloaded: of these, those that were not there before.
+        names: files of the photos that were asked for, in order; others may lie there, too.
+        downloaded: how many of these were not there before.
         bytes: what was downloaded.
     """
 
     folder: Path
-    count: int
+    names: tuple[str, ...]
     downloaded: int
     bytes: int
 
@@ -100,14 +100,15 @@ def collect(
                             journal.flush()
                     progress(len(kept), size)
         kept.sort(key=lambda offer: (offer.service, offer.photo_id))
-        _write_table(folder / TABLE, kept)
-        (folder / ATTRIBUTION).write_text(attribution(kept), encoding="utf-8")
+        rows = put_rows(folder / TABLE, COLUMNS, [table_row(offer) for offer in kept])
+        text = attribution(rows).encode("utf-8", "replace")
+        (folder / ATTRIBUTION).write_bytes(text)
     except OSError as error:
         raise OptionError(
             f"Cannot write to {folder}: {error.strerror or error}. What is downloaded so far is "
             "kept; the same command goes on from there."
         ) from error
-    return Collected(folder, len(kept), downloaded, size)
+    return Collected(folder, tuple(file_name(offer) for offer in kept), downloaded, size)
 
 
 def missing(offers: Iterable[Offer], folder: Path) -> list[Offer]:
@@ -127,13 +128,33 @@ def file_name(offer: Offer) -> str:
     return f"{offer.service}-{plain}.jpg"
 
 
-def attribution(offers: Sequence[Offer]) -> str:
-    """The text that names authors and licences of photos, for people."""
-    groups = collections.Counter((o.licence, o.service, o.credit or "unknown") for o in offers)
+def table_row(offer: Offer) -> Mapping[str, str]:
+    """What the table says of a photo, by column."""
+    return {
+        "image": f"{PHOTOS}/{file_name(offer)}",
+        "latitude": f"{offer.location.latitude:.7f}",
+        "longitude": f"{offer.location.longitude:.7f}",
+        "id": f"{offer.service}-{offer.photo_id}",
+        "heading": "" if offer.heading is None else f"{offer.heading:.1f}",
+        "captured_at": offer.captured_at,
+        "credit": offer.credit,
+        "licence": offer.licence,
+        "panorama": "yes" if offer.panorama else "",
+        "source": offer.page,
+    }
+
+
+def attribution(rows: Sequence[Mapping[str, str]]) -> str:
+    """The text that names authors and licences of a table's photos, for people."""
+    about = [[row.get(name, "") for name in ("licence", "image", "credit")] for row in rows]
+    groups = collections.Counter(
+        (licence, image.removeprefix(f"{PHOTOS}/").partition("-")[0], credit or "unknown")
+        for licence, image, credit in about
+    )
     lines = [
         "# Attribution",
         "",
-        f"{len(offers):,} photos. Author, licence and address of each are in `{TABLE}`.",
+        f"{len(rows):,} photos. Author, licence and address of each are in `{TABLE}`.",
         "",
         "| licence | service | author | photos |",
         "| --- | --- | --- | --- |",
@@ -238,18 +259,3 @@ def _check_kind(path: Path) -> None:
     if not (start[:3] == b"\xff\xd8\xff" or start[:4] == b"\x89PNG" or start[8:12] == b"WEBP"):
         path.unlink()
         raise PhotoError("what the server sends is no photo.")
-
-
-def _write_table(path: Path, offers: Sequence[Offer]) -> None:
-    partial = path.with_name(f"{path.name}.part")
-    with partial.open("w", newline="", encoding="utf-8", errors="replace") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for o in offers:
-            heading = "" if o.heading is None else f"{o.heading:.1f}"
-            position = (f"{o.location.latitude:.7f}", f"{o.location.longitude:.7f}")
-            where = (f"{PHOTOS}/{file_name(o)}", *position)
-            about = (o.captured_at, o.credit, o.licence, "yes" if o.panorama else "", o.page)
-            photo_id = as_cell(f"{o.service}-{o.photo_id}")
-            table.writerow((*where, photo_id, heading, *map(as_cell, about)))
-    partial.replace(path)

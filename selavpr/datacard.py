@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
@@ -39,7 +40,9 @@ def card(index: PlaceIndex, repo: str) -> str:
         repo: where, ``"org/name"``.
     """
     about = index.manifest
-    south, west, north, east = about.bounds
+    south, _, north, _ = about.bounds
+    longitudes = _longitudes(index.places)
+    west, east = min(longitudes), max(longitudes)
     plain = about.license.strip().lower().replace(" ", "-")
     known = _LICENSES.get(plain)
     front = {"pretty_name": about.title or about.name}
@@ -50,9 +53,9 @@ def card(index: PlaceIndex, repo: str) -> str:
     lines += ["viewer: false", "tags:"]
     lines += [f"- {tag}" for tag in ("selavpr", "visual-place-recognition", "geolocation")]
     lines += ["size_categories:", f"- {_category(len(index))}"]
-    middle = f"{(south + north) / 2:.5f}/{(west + east) / 2:.5f}"
+    middle = f"{(south + north) / 2:.5f}/{_wrapped((west + east) / 2):.5f}"
     size = sum(index.sizes().values()) / 1e6
-    bounds = f"{south:.5f}, {west:.5f} to {north:.5f}, {east:.5f} "
+    bounds = f"{south:.5f}, {_wrapped(west):.5f} to {north:.5f}, {_wrapped(east):.5f} "
     bounds += f"([map](https://www.openstreetmap.org/#map=14/{middle}))"
     licences = sorted({place.licence for place in index.places if place.licence})
     rows = [
@@ -88,7 +91,7 @@ def card(index: PlaceIndex, repo: str) -> str:
 def map_picture(places: list[Place]) -> bytes:
     """Where the photos were taken, as a PNG: dots, north up, with a scale."""
     lat = [place.location.latitude for place in places]
-    lon = [place.location.longitude for place in places]
+    lon = _longitudes(places)
     squeeze = max(math.cos(math.radians(sum(lat) / len(lat))), 0.01)
     # At least 200 m wide, so that one street is no cloud of dots.
     span = max((max(lon) - min(lon)) * squeeze, max(lat) - min(lat), 0.002)
@@ -113,6 +116,17 @@ def map_picture(places: list[Place]) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _longitudes(places: Sequence[Place]) -> list[float]:
+    """Counted on across the 180th meridian, from the first place: neighbours stay neighbours."""
+    first = places[0].location.longitude
+    turns = (math.remainder(place.location.longitude - first, 360) for place in places)
+    return [first + turn for turn in turns]
+
+
+def _wrapped(longitude: float) -> float:
+    return math.remainder(longitude, 360)
 
 
 def _category(count: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
@@ -71,7 +74,8 @@ class Fetcher:
         """Nothing is sent yet."""
         parts = _split(home)
         self._origin = (parts.scheme, parts.netloc)
-        self._private = _is_private(parts.hostname or "")
+        self._host = parts.hostname or ""
+        self._private = _is_private(self._host)
         self._secret = dict(secret or {})
         self._retry = Retry(total=ATTEMPTS - 1, backoff_factor=backoff_s, backoff_max=60)
         self._pause = 1 / rate
@@ -81,7 +85,7 @@ class Fetcher:
         self._session = requests.Session()
         self._session.headers["User-Agent"] = "selavpr-place-finder (index build)"
         self._session.auth = lambda request: request  # not what a .netrc may hold for a host
-        adapter = HTTPAdapter(pool_maxsize=max(workers, 1), max_retries=0)
+        adapter = _Adapter(self._may_lead_to, workers)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, adapter)
 
@@ -214,8 +218,18 @@ class Fetcher:
     def _checked(self, url: str) -> SplitResult:
         parts = _split(url)
         if _is_private(parts.hostname or "") and not self._private:
-            raise DownloadError(f"{plain_url(url)} is on a private network; it is not asked.")
+            raise _private_network(parts.hostname or "")
         return parts
+
+    def _may_lead_to(self, host: str, address: str) -> bool:
+        """Whether a host may be asked that turned out to be at this address."""
+        if self._private or host == self._host or is_public(address):
+            return True
+        # Whoever names a service inside the network has it lead to others there.
+        with contextlib.suppress(OSError):
+            found = {str(info[4][0]) for info in socket.getaddrinfo(self._host, None)}
+            self._private = not all(map(is_public, found))
+        return self._private
 
     def _take_turn(self) -> None:
         """Wait for this request's place in the row."""
@@ -232,6 +246,41 @@ class Fetcher:
             logger.warning("%s: %s; trying again in %.0f s.", self._origin[1], reason, seconds)
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
+
+
+class _Adapter(HTTPAdapter):
+    """Looks at whom a connection reached: many names and numbers may stand for one address.
+
+    Not behind a proxy, which alone knows.
+    """
+
+    def __init__(self, may_lead_to: Callable[[str, str], bool], workers: int) -> None:
+        self._may_lead_to = staticmethod(may_lead_to)
+        super().__init__(pool_maxsize=max(workers, 1), max_retries=0)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": self._watched(HTTPConnectionPool, HTTPConnection),
+            "https": self._watched(HTTPSConnectionPool, HTTPSConnection),
+        }
+
+    def _watched(self, pool: type, connection: type) -> Any:
+        watched = type("Watched", (_Watched, connection), {"may_lead_to": self._may_lead_to})
+        return type("Pool", (pool,), {"ConnectionCls": watched})
+
+
+class _Watched:
+    """Part of a connection."""
+
+    host: str
+    sock: socket.socket
+    may_lead_to: Callable[[str, str], bool]
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        if not self.may_lead_to(self.host, self.sock.getpeername()[0]):
+            raise _private_network(self.host)
 
 
 def _split(url: str) -> SplitResult:
@@ -304,6 +353,11 @@ def _blocks(response: requests.Response, max_bytes: int) -> Iterator[bytes]:
 
 def _too_large(url: str, max_bytes: int) -> DownloadError:
     return DownloadError(f"{plain_url(url)} is larger than {max_bytes / 1e6:.0f} MB.")
+
+
+def _private_network(host: str) -> DownloadError:
+    shown = "".join(c if c.isprintable() else "?" for c in host)[:200]
+    return DownloadError(f"{shown} is on a private network; it is not asked.")
 
 
 def _is_private(host: str) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ from selavpr.searchers import Searcher
 from selavpr.sources import SourcePhoto, clean
 from selavpr.structs import Place
 from selavpr.writing import ArrayWriter, Entry, finish, link, replacing
+
+NAMED = 5
+"""Authors and licences that an index names itself; its table of places names all."""
 
 CALIBRATED = (
     "The calibration was made before this change and is kept; `index calibrate` makes a new one."
@@ -93,7 +97,7 @@ def _remove(out: Path, new: Path, ids: set[str], where: dict[str, str]) -> int:
     rows = np.array(keep, dtype=np.int64)
     none = np.empty((0, index.width), dtype=np.float32)
     searcher = _edited(index, rows, none)
-    _copy_basemap([index], new)
+    _copy_basemap([index], new, link)
     _write(new, _rows(index, keep, places, link), index.codec, searcher, index.manifest)
     return len(index) - len(keep)
 
@@ -170,7 +174,15 @@ def _add(
     if not searcher.probes and len(searcher) > searchers.FLAT_UP_TO >= len(index):
         searcher, about = searchers.make(searcher.descriptors(), "auto")
         manifest = dataclasses.replace(manifest, search=about or None)
-    _copy_basemap([index], new)
+    fresh = [row.place for row in rows[len(index) :]]
+    manifest = dataclasses.replace(
+        manifest,
+        license=_stated(manifest.license, [p.licence for p in places], [p.licence for p in fresh]),
+        attribution=_stated(
+            manifest.attribution, [p.credit for p in places], [p.credit for p in fresh]
+        ),
+    )
+    _copy_basemap([index], new, link)
     _write(new, rows, index.codec, searcher, manifest)
     return problems
 
@@ -267,7 +279,7 @@ def _merge(new: Path, indexes: Sequence[PlaceIndex], name: str, title: str) -> l
         calibration=None,
         search=about or None,
     )
-    notes += _copy_basemap(indexes, new)
+    notes += _copy_basemap(indexes, new, _copy)
     _write(new, rows, first.codec, searcher, manifest)
     return notes
 
@@ -359,13 +371,15 @@ def _distrusted(index: PlaceIndex) -> Iterator[None]:
         ) from error
 
 
-def _copy_basemap(indexes: Sequence[PlaceIndex], new: Path) -> list[str]:
+def _copy_basemap(
+    indexes: Sequence[PlaceIndex], new: Path, put: Callable[[Path, Path], None]
+) -> list[str]:
     """The map of one index, as it is, or of all together."""
     mapped = [index for index in indexes if (index.folder / BASEMAP).is_file()]
     if not mapped:
         return []
     if len(mapped) == 1:
-        link(mapped[0].folder / BASEMAP, new / BASEMAP)
+        put(mapped[0].folder / BASEMAP, new / BASEMAP)
         return []
     features: list[Any] = []
     notes = []
@@ -426,6 +440,22 @@ def _copy(source: Path, target: Path) -> None:
     """Not a link: two indexes that stand beside each other share nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
+
+
+def _stated(whole: str, before: Sequence[str], added: Sequence[str]) -> str:
+    """What an index says of all its photos, after an addition: authors, or licences.
+
+    Args:
+        whole: what it said of all.
+        before: what it says of each photo it had, if anything.
+        added: likewise of each photo that is new.
+    """
+    if all(before) and not all(added):
+        return ""  # it named those that each had their own, and is not to speak for others
+    known = re.split("[,;] ", whole)
+    fresh = list(dict.fromkeys(text for text in added if text and text not in known))
+    more = f" and {len(fresh) - NAMED} more" if len(fresh) > NAMED else ""
+    return _joined([whole, ", ".join(fresh[:NAMED]) + more])
 
 
 def _joined(texts: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ Queries of a benchmark are left out: an index that holds them would find each by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -107,7 +107,13 @@ def kind_of(source: str, layout: str = "") -> Kind:
         return _as_kind(service.lower())
     if layout:
         return _as_kind(layout)
-    path = Path(source)
+    try:
+        return _kind_on_disk(Path(source))
+    except OSError as error:
+        raise OptionError(f"Cannot read {source}: {error.strerror or error}.") from error
+
+
+def _kind_on_disk(path: Path) -> Kind:
     suffix = path.suffix.lower()
     if path.is_file() and suffix in video.VIDEO_ENDINGS:
         return "video"
@@ -115,7 +121,7 @@ def kind_of(source: str, layout: str = "") -> Kind:
         return "table"
     if not path.is_dir():
         raise OptionError(
-            f"There is no folder, table or video {source}; or did you mean "
+            f"There is no folder, table or video {path}; or did you mean "
             "panoramax:lon1,lat1,lon2,lat2?"
         )
     if (path / tables.TABLE).exists():
@@ -156,12 +162,13 @@ def gather(
     if options.where and kind not in ("table",):
         raise OptionError("--where chooses rows of a table; this source has none.")
     result = Gathered(kind=kind)
+    made: Collection[str] | None = None  # names of what this source gave; all if None
     if kind in SERVICES:
         offers = _search(source, kind, options, result, progress)
         if dry:
             result.offers = offers
             return result
-        _download(offers, options, work, result, progress)
+        made = _download(offers, options, work, result, progress)
         source, kind = str(work), "table"
     elif kind == "video":
         track, shots = video.shots_of(
@@ -173,14 +180,17 @@ def gather(
             first = shots[:SAMPLES]
             result.sample = lambda folder: video.extract(Path(source), folder, track, first)
             return result
-        video.extract(
+        frames = video.extract(
             Path(source), work, track, shots, lambda done, total: progress("frames", done, total)
         )
+        made = {path.name for path in frames}
         source, kind = str(work), "table"
     try:
         _read(Path(source), kind, options, result, progress, work)
     except OSError as error:
         raise OptionError(f"Cannot read {source}: {error.strerror or error}.") from error
+    if made is not None:
+        result.photos = [photo for photo in result.photos if photo.path.name in made]
     _choose(result, options)
     if result.panoramas and options.headings and not dry:
         result.photos = unique(
@@ -242,12 +252,12 @@ def _search(
 
 def _download(
     offers: Sequence[Offer], options: Options, work: Path, result: Gathered, progress: Progress
-) -> None:
+) -> Collection[str]:
     home = panoramax.address(options.server)
     if any(offer.service == "mapillary" for offer in offers):
         home = mapillary.address()
     with Fetcher(home, rate=options.rate, workers=options.workers) as fetcher:
-        collecting.collect(
+        found = collecting.collect(
             offers,
             work,
             fetcher,
@@ -255,6 +265,7 @@ def _download(
             workers=options.workers,
             progress=lambda done, size: progress("downloads", done, len(offers)),
         )
+    return frozenset(found.names)
 
 
 def _choose(result: Gathered, options: Options) -> None:

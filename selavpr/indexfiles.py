@@ -102,6 +102,9 @@ class Manifest:
                      "command", "checksum", "local"):  # fmt: skip
             if not isinstance(getattr(self, name), str):
                 raise IndexFileError(f"{name} must be text, not {getattr(self, name)!r:.50}.")
+            # Halves of a sign, as in file names that are no UTF-8: no file or page can hold them.
+            if re.search("[\ud800-\udfff]", getattr(self, name)):
+                raise IndexFileError(f"{name} is no text: {getattr(self, name)!r:.50}.")
         if not _is_count(self.count):
             raise IndexFileError(f"count must be a whole number from 0, not {self.count!r:.50}.")
         if not isinstance(self.bounds, tuple) or not _are_bounds(self.bounds):
@@ -338,6 +341,25 @@ def manifest_text(manifest: Manifest) -> str:
 def holds_index(folder: Path) -> bool:
     """Whether there is an index in a folder, whole or not."""
     return os.path.isfile(folder / MANIFEST)  # unlike Path.is_file, false for impossible names
+
+
+def strangers(folder: Path) -> list[Path]:
+    """What lies in an index folder and is none of the index's, relative to it and in order.
+
+    Raises:
+        IndexFileError: what the index holds cannot be told.
+    """
+    own = {*OWN_FILES, *read_manifest(folder).files}
+    if (folder / PHOTOS).is_file():
+        own |= read_sums(folder / PHOTOS).keys()
+    found = []
+    for here, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(here, name))]
+        for name in (*files, *links):
+            path = Path(here, name).relative_to(folder)
+            if path.as_posix() not in own:
+                found.append(path)
+    return sorted(found)
 
 
 def _is_count(value: object) -> bool:

@@ -204,11 +204,12 @@ def _utm_photo(path: Path, root: Path, zone: tuple[int, bool] | None) -> Benchma
     try:
         if fields[5] and fields[6]:
             location = Location(float(fields[5]), float(fields[6]))
-        elif fields[3] or zone:
-            number, south = zone or read_zone(fields[3] + fields[4])
-            if not zone and fields[4].upper() == "S":
-                south = False  # in these names the letter is the band, and band S is north
-            location = from_utm(east, north, number, south)
+        elif fields[3]:
+            number, south = read_zone(fields[3] + fields[4])
+            # In these names the letter is the band, and band S is north.
+            location = from_utm(east, north, number, south and fields[4].upper() != "S")
+        elif zone:
+            location = from_utm(east, north, *zone)
         else:
             location = None
     except (LocationError, ValueError):

@@ -67,7 +67,7 @@ class Area:
         if not (self.west < self.east and self.south < self.north):
             raise LocationError(
                 "An area is lon1,lat1,lon2,lat2 in degrees, two corners that differ in both; "
-                f"{self} is none. Across the 180th meridian, take two areas."
+                f"{self} is none."
             )
 
     @classmethod
@@ -86,6 +86,11 @@ class Area:
             ) from error
         if not all(map(math.isfinite, (lon1, lat1, lon2, lat2))):
             raise LocationError("The corners of an area must be finite numbers.")
+        if abs(lon1 - lon2) > 180 and max(abs(lon1), abs(lon2)) <= 180:
+            raise LocationError(
+                f"{text} is an area around more than half the globe. Across the 180th meridian, "
+                "take two areas."
+            )
         return cls(min(lon1, lon2), min(lat1, lat2), max(lon1, lon2), max(lat1, lat2))
 
     def __str__(self) -> str:

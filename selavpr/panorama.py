@@ -28,6 +28,8 @@ HEADINGS = (0.0, 90.0, 180.0, 270.0)
 FIELD_OF_VIEW = 90.0
 SIZE = (640, 480)  # as large as an index keeps photos
 QUALITY = 90
+NAME_BYTES = 120
+"""Of a panorama's path in the name of its views, from the end; 255 are a file system's most."""
 
 
 def view(
@@ -111,6 +113,7 @@ def views_of(
     place = photo.place
     middle = place.heading or 0.0
     name = place.image.removeprefix("images/").removesuffix(".jpg").replace("/", "_")
+    name = name.encode()[-NAME_BYTES:].decode(errors="ignore")
     # Views of other panoramas, and of one that was changed, have other names.
     key = hashlib.sha256(repr(_state(photo.path)).encode("utf-8", "replace")).hexdigest()[:8]
     pixels: NDArray[np.uint8] | None = None

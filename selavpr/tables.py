@@ -6,6 +6,7 @@ it; a photo that cannot be read is another matter and left to the build.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -39,6 +40,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 YES = ("yes", "true", "1", "1.0", "y")
 REQUIRED = ("image", "latitude", "longitude")
+_NUMBERS = ("latitude", "longitude", "heading")
 
 _FORMULA = r"(?=[\s']*[-=+@－＝＋＠])"
 _BARE = re.compile(rf"(?:^|(?<=;)){_FORMULA}")
@@ -117,6 +119,44 @@ def as_cell(text: str) -> str:
 def from_cell(cell: str) -> str:
     """The inverse of ``as_cell``; leaves a formula that nobody guarded as it is."""
     return _GUARDED.sub("", cell) if "'" in cell else cell
+
+
+def put_rows(
+    table: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]
+) -> list[Mapping[str, str]]:
+    """Write rows into a CSV table of ours; what it says of other photos beside it stays.
+
+    Args:
+        table: made if need be, and whole at any time.
+        columns: with ``image`` among them.
+        rows: texts by column; they take the place of what was known of the same images.
+
+    Returns:
+        All rows, the earlier ones first.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    new = {row["image"] for row in rows}
+    folder = _Folder(table.parent)
+    earlier: list[dict[str, str]] = []
+    with contextlib.suppress(OptionError):  # there is none, or what was there is no table
+        _, found = _read_csv(table)
+        for _, row in found:
+            path = folder.file(row.get("image", ""))
+            if row.get("image") not in new and path is not None and path.is_file():
+                earlier.append(row)
+    header = list(dict.fromkeys([*columns, *(name for row in earlier for name in row)]))
+    partial = table.with_name(f"{table.name}.part")
+    with partial.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(header)
+        every: list[Mapping[str, str]] = [*earlier, *rows]
+        for texts in every:
+            cells = ((name, texts.get(name, "")) for name in header)
+            out.writerow([cell if name in _NUMBERS else as_cell(cell) for name, cell in cells])
+    partial.replace(table)
+    return every
 
 
 def find_table(source: Path) -> Path:

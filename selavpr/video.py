@@ -6,7 +6,6 @@ else needs it. The folder that is written can be given to ``index build --from``
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
 import math
@@ -19,7 +18,7 @@ from PIL import Image
 
 from selavpr.errors import OptionError
 from selavpr.gpx import Track, iso, read_gpx, read_time
-from selavpr.tables import TABLE
+from selavpr.tables import TABLE, put_rows
 
 VIDEO_ENDINGS = frozenset(
     (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mts", ".insv")
@@ -236,16 +235,19 @@ def _upright(frame: Any) -> Image.Image:
 
 
 def _write_table(path: Path, track: Track, shots: Sequence[Shot], paths: Sequence[Path]) -> None:
-    partial = path.with_name(f"{path.name}.part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("image", "latitude", "longitude", "heading", "captured_at"))
-        for shot, photo in zip(shots, paths, strict=True):
-            place, heading = track.at(shot.second), track.heading(shot.second)
-            shown = "" if heading is None else f"{heading:.1f}"
-            position = (f"{place.latitude:.7f}", f"{place.longitude:.7f}")
-            table.writerow((f"{FRAMES}/{photo.name}", *position, shown, iso(shot.second)))
-    partial.replace(path)
+    rows = []
+    for shot, photo in zip(shots, paths, strict=True):
+        place, heading = track.at(shot.second), track.heading(shot.second)
+        rows.append(
+            {
+                "image": f"{FRAMES}/{photo.name}",
+                "latitude": f"{place.latitude:.7f}",
+                "longitude": f"{place.longitude:.7f}",
+                "heading": "" if heading is None else f"{heading:.1f}",
+                "captured_at": iso(shot.second),
+            }
+        )
+    put_rows(path, ("image", "latitude", "longitude", "heading", "captured_at"), rows)
 
 
 def _av() -> Any:

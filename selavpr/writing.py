@@ -46,6 +46,7 @@ from selavpr.indexfiles import (
     checksum,
     holds_index,
     manifest_text,
+    strangers,
     sums_text,
 )
 from selavpr.localcodecs import CODECS
@@ -138,11 +139,29 @@ def _swap(out: Path, old: Path, new: Path) -> Iterator[Path]:
     new.mkdir()
     yield new
     PlaceIndex.open(new)  # what cannot be opened must not replace what can
+    if holds_index(out):
+        _keep(out, new)
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
     new.rename(out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _keep(out: Path, new: Path) -> None:
+    """Have what people put beside the files of the old index in the new one, too."""
+    for name in strangers(out):
+        path, target = out / name, new / name
+        if os.path.lexists(target):
+            raise IndexFileError(
+                f"{path} is none of the index's own files, and one of them is to have its name; "
+                "move it elsewhere."
+            )
+        if path.is_symlink():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path.readlink())
+        else:
+            link(path, target)
 
 
 def _tidy(work: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ from conftest import TINY, random_model
 from engine_fixtures import BASEMAP, COUNT, MANIFEST, content, draw_town, drawn
 from PIL import Image
 
-from selavpr import IndexFileError, ModelConfig, OptionError, SelaVPR, building, editing, indexfiles
+from selavpr import (
+    IndexFileError,
+    ModelConfig,
+    OptionError,
+    PhotoError,
+    SelaVPR,
+    building,
+    editing,
+    indexfiles,
+)
 from selavpr.building import build
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex, verify, work_folder
@@ -296,6 +305,88 @@ def test_other_folders_are_never_replaced(
     assert len(PlaceIndex.open(tmp_path / "empty")) == 2
 
 
+def test_a_manifest_of_another_program_is_no_index(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "My site", "start_url": "."}')
+    (tmp_path / "thesis.txt").write_text("mine")
+    before = content(tmp_path)
+    with pytest.raises(IndexFileError, match="no index that could be replaced"):
+        build(tmp_path, photos[:2], network, MANIFEST)
+    assert content(tmp_path) == before
+
+
+def test_what_people_put_beside_an_index_stays(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path
+) -> None:
+    """Notes, links and the photos; a name that the new index wants for itself stops the change."""
+    town = tmp_path / "town"
+    build(town, photos[:3], network, MANIFEST)
+    draw_town(town / "originals", 2)
+    (town / "NOTES.md").write_text("mine")
+    (town / "images" / "mine.txt").write_text("mine, too")
+    (town / "link").symlink_to("NOTES.md")
+    (town / "way").symlink_to("originals")
+    mine = {
+        name: data
+        for name, data in content(town).items()
+        if name.startswith(("NOTES", "originals", "images/mine", "link"))
+    }
+    assert len(mine) >= 6
+
+    def changes() -> Iterator[PlaceIndex]:
+        yield build(town, photos[:4], network, MANIFEST)[0]
+        yield editing.add(town, [photos[5]], network)[0]
+        yield editing.remove(town, ids=[photos[5].place.place_id])[0]
+        yield build(town, read_folder(town / "originals"), network, MANIFEST)[0]
+
+    for made in changes():
+        assert {name: data for name, data in content(town).items() if name in mine} == mine
+        assert (town / "link").is_symlink() and (town / "way").is_symlink()
+        assert verify(made.folder) == []
+        assert not mine.keys() & made.manifest.files.keys()
+    there = town / photos[2].place.image
+    there.write_text("mine as well")
+    with pytest.raises(IndexFileError, match="move it elsewhere"):
+        build(town, photos[:3], network, MANIFEST)
+    assert there.read_text() == "mine as well" and len(PlaceIndex.open(town)) == 2
+
+
+def test_a_folder_whose_name_is_no_text(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path
+) -> None:
+    with pytest.raises(IndexFileError, match=r"no UTF-8; choose another place"):
+        build(tmp_path / os.fsdecode(b"caf\xe9"), photos[:2], network, MANIFEST)
+    with pytest.raises(IndexFileError, match="title is no text"):
+        dataclasses.replace(MANIFEST, title="\udce9")
+
+
+def test_a_damaged_photo_whose_name_is_no_text(network: SelaVPR, tmp_path: Path) -> None:
+    town = read_folder(draw_town(tmp_path / "source", 2))
+    bad = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    bad.write_bytes(b"no photo")
+    made, problems = build(tmp_path / "town", [*town, photo(bad, 9)], network, MANIFEST)
+    assert len(made) == 2 and len(problems) == 1 and "caf" in problems[0]
+    problems[0].encode()
+
+
+def test_a_photo_that_can_be_read_by_now(
+    network: SelaVPR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other rights change neither size nor time of a file."""
+    town = read_folder(draw_town(tmp_path / "source", 6))
+
+    def denied(path: Path) -> Image.Image:
+        raise PhotoError(f"{path.name} cannot be read: Permission denied.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "load_image", denied)
+        with pytest.raises(IndexFileError, match="None of the 6"):
+            build(tmp_path / "town", town, network, MANIFEST)
+    made, problems = build(tmp_path / "town", town, network, MANIFEST)
+    assert len(made) == 6 and problems == []
+
+
 def test_through_a_link(network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     for count in (2, 3):
@@ -405,7 +496,7 @@ def test_two_builds_of_one_index(
 
     def second() -> None:
         try:
-            build(tmp_path / "town", photos[:3], network, MANIFEST)
+            build(tmp_path / "town", photos[:3], network, MANIFEST, resume=False)
         except IndexFileError as error:
             errors.append(str(error))
 
@@ -415,6 +506,7 @@ def test_two_builds_of_one_index(
         thread.join()
 
     made, _ = build(tmp_path / "town", photos, network, MANIFEST, progress=meanwhile)
+    assert not (tmp_path / ".town.building").exists()  # the second asked to begin anew, in vain
     assert len(errors) == 3 and len(made) == COUNT and verify(made.folder) == []
     assert "Another build of" in errors[0]
     second()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -249,6 +250,32 @@ def test_many_problems_are_counted(run: Run, tmp_path: Path) -> None:
     assert error.endswith("selavpr: left out: 5 more; --verbose lists them.\n")
     _, _, error = run("town2", "--from", ".", "--quiet", "--verbose", "--layout", "exif")
     assert error.count("has no position") == cli_source.SHOWN_PROBLEMS + 5
+
+
+@pytest.mark.parametrize("name", [b"town\xdfe", b"town", b"x" * 300])
+def test_sources_that_are_hard_to_name(run: Run, tmp_path: Path, name: bytes) -> None:
+    source = os.fsdecode(name)
+    if len(name) > 255:
+        code, _, error = run("town2", "--from", source, "--quiet")
+        assert code == USER_ERROR and "too long" in error
+        return
+    draw_town(tmp_path / source, 2)
+    assert run("town2", "--from", source, "--quiet")[0] == 0
+    assert "town" in PlaceIndex.open(tmp_path / "town2").manifest.command
+
+
+def test_what_some_photos_say_is_said_of_no_others(run: Run, tmp_path: Path) -> None:
+    town = draw_town(tmp_path / "source", 3)
+    head, *rows = (town / "places.csv").read_text().splitlines()
+    for licences, whole in ((("A", "A", "B"), "A, B"), (("A", "", "A"), "")):
+        lines = [
+            f"{head},licence,credit",
+            *(f"{r},{x},{x}" for r, x in zip(rows, licences, strict=True)),
+        ]
+        (town / "places.csv").write_text("\n".join(lines) + "\n")
+        assert run("town", "--from", town, "--quiet")[0] == 0
+        manifest = PlaceIndex.open(tmp_path / "town").manifest
+        assert (manifest.license, manifest.attribution) == (whole, whole)
 
 
 def test_names_cannot_steer_the_terminal(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,6 +195,45 @@ def test_a_public_service_leads_to_no_private_network(address: str, tmp_path: Pa
     with Fetcher("https://api.panoramax.xyz") as fetcher:
         with pytest.raises(DownloadError, match="private network"):
             fetcher.file(address, tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize(
+    "host", ["127.1", "2130706433", "0x7f.1", "0", "[::ffff:127.0.0.1]", "inside.example"]
+)
+def test_by_whatever_name_it_goes(
+    street: Street, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Numbers that the system takes for an address, and names that anybody may point inside."""
+    look_up = socket.getaddrinfo
+
+    def pointed(name: str, *rest: object, **more: object) -> object:
+        name = {"inside.example": "127.0.0.1", "api.panoramax.xyz": "8.8.8.8"}.get(name, name)
+        return look_up(name, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", pointed)
+    port = street.address.rpartition(":")[2]
+    with Fetcher("https://api.panoramax.xyz", backoff_s=0) as fetcher:
+        with pytest.raises(DownloadError, match=r"private network|no connection"):
+            fetcher.file(f"http://{host}:{port}/photo/a.jpg", tmp_path / "x.jpg")
+    assert street.asked == [] and not list(tmp_path.iterdir())
+
+
+def test_a_service_inside_leads_inside(
+    street: Street, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server in the cellar, known by name, whose photos lie on another one there."""
+    look_up = socket.getaddrinfo
+
+    def pointed(name: str, *rest: object, **more: object) -> object:
+        inside = name in ("cellar.example", "shelf.example")
+        return look_up("127.0.0.1" if inside else name, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", pointed)
+    port = street.address.rpartition(":")[2]
+    with Fetcher(f"http://cellar.example:{port}", backoff_s=0) as fetcher:
+        for host in ("shelf.example", "cellar.example"):
+            fetcher.file(f"http://{host}:{port}/photo/a.jpg", tmp_path / f"{host}.jpg")
+    assert len(street.asked) == 2
 
 
 def test_encryption_is_not_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

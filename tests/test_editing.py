@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import subprocess
@@ -151,6 +152,36 @@ def test_bad_photos_are_listed(
     with pytest.raises(IndexFileError, match="None of the 1 photos is usable"):
         editing.add(folder, again, network)
     assert content(folder) == before
+
+
+def test_added_photos_bring_their_authors_and_licences(
+    network: SelaVPR, photos: list[SourcePhoto], tmp_path: Path
+) -> None:
+    def said(number: int, credit: str, licence: str) -> SourcePhoto:
+        about = photos[number]
+        place = dataclasses.replace(about.place, credit=credit, licence=licence)
+        return dataclasses.replace(about, place=place)
+
+    def whole(*added: SourcePhoto) -> tuple[str, str]:
+        town = Path(shutil.copytree(tmp_path / "town", tmp_path / f"town{next(numbers)}"))
+        made, _ = editing.add(town, added, network)
+        return made.manifest.attribution, made.manifest.license
+
+    numbers = itertools.count()
+    manifest = dataclasses.replace(MANIFEST, attribution="Ann", license="CC-BY-4.0")
+    build(tmp_path / "town", [said(i, "Ann", "CC-BY-4.0") for i in range(2)], network, manifest)
+    bob, ann = said(2, "Bob", "CC-BY-NC-4.0"), said(3, "Ann", "CC-BY-4.0")
+    assert whole(bob) == ("Ann; Bob", "CC-BY-4.0; CC-BY-NC-4.0")
+    assert whole(ann) == ("Ann", "CC-BY-4.0")
+    # Of one that says nothing nobody knows; those that do, each carry their own.
+    assert whole(said(4, "", "")) == ("", "")
+    assert whole(bob, ann, said(4, "Bob", "")) == ("Ann; Bob", "")
+    many = [said(i, f"A{i}", "CC-BY-4.0") for i in range(2, 9)]
+    assert whole(*many) == ("Ann; A2, A3, A4, A5, A6 and 2 more", "CC-BY-4.0")
+    shutil.rmtree(tmp_path / "town")
+    # What somebody says of photos that say nothing holds for more of them.
+    build(tmp_path / "town", [said(i, "", "") for i in range(2)], network, manifest)
+    assert whole(said(4, "", ""), bob) == ("Ann; Bob", "CC-BY-4.0; CC-BY-NC-4.0")
 
 
 def test_what_cannot_be_done_changes_nothing(
@@ -343,6 +374,15 @@ def test_maps_are_joined(halves: tuple[Path, Path], tmp_path: Path) -> None:
         "type": "FeatureCollection", "features": [{"id": "a"}, {"id": "b"}]
     }  # fmt: skip
     assert (made.folder / CODES).stat().st_nlink == 1
+
+
+def test_a_merger_shares_no_file_with_its_parts(halves: tuple[Path, Path], tmp_path: Path) -> None:
+    part = Path(shutil.copytree(halves[0], tmp_path / "a"))
+    (part / BASEMAP).write_text('{"type": "FeatureCollection", "features": []}')
+    made, _ = editing.merge(tmp_path / "both", [part, halves[1]])
+    there = {path.stat().st_ino for path in made.folder.rglob("*") if path.is_file()}
+    assert (made.folder / BASEMAP).is_file()
+    assert not there & {path.stat().st_ino for path in part.rglob("*") if path.is_file()}
 
 
 def test_a_map_that_cannot_be_read_stops_no_change(

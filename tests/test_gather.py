@@ -192,6 +192,29 @@ def test_services_thinned_and_limited_before_the_download(street: Street, tmp_pa
     assert [p.place.place_id[-2:] for p in found.photos] == ["p0", "p3"]
 
 
+def test_what_was_downloaded_before_keeps_its_authors(street: Street, tmp_path: Path) -> None:
+    """A source gives its own photos only, but the folder knows whose all of them are."""
+    west, east = "10.99,47.99,11.0003,48.01", "11.0003,47.99,11.01,48.01"
+    street.photos["p1"] |= {"credit": "=Zoé", "licence": "etalab-2.0"}
+    first = [photo.path.name for photo in gathered(f"panoramax:{west}", tmp_path).photos]
+    for name in street.photos:
+        street.photos[name]["credit"] = "Bob"
+    second = [photo.path.name for photo in gathered(f"panoramax:{east}", tmp_path).photos]
+    assert first and second and len({*first, *second}) == len(first) + len(second) == 6
+    folder = tmp_path / "work"
+    text = (folder / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    assert "6 photos" in text and "| etalab-2.0 | panoramax | =Zoé | 1 |" in text
+    assert f"| CC-BY-SA-4.0 | panoramax | Ann | {len(first) - 1} |" in text
+    assert f"| CC-BY-SA-4.0 | panoramax | Bob | {len(second)} |" in text
+    known = {photo.place.place_id: photo.place for photo in gathered(folder, tmp_path).photos}
+    assert len(known) == 6 and known["panoramax-p1"].credit == "=Zoé"
+    assert known["panoramax-p0"].location.distance_m(HERE) < 0.1
+    # Asked for again, a photo has one row; one that is deleted has none.
+    (folder / "photos" / first[0]).unlink()
+    again = [photo.path.name for photo in gathered(f"panoramax:{east}", tmp_path).photos]
+    assert again == second and len(gathered(folder, tmp_path).photos) == 5
+
+
 def test_panoramas_of_services(street: Street, tmp_path: Path) -> None:
     street.photos["p1"]["pano"] = True
     found = gathered(f"panoramax:{AREA}", tmp_path, headings=(0.0, 90.0))
@@ -211,7 +234,7 @@ def test_nobody_took_photos_there(street: Street, tmp_path: Path) -> None:
     assert gathered("panoramax:-70,-20,-69.99,-19.99", tmp_path).photos == []
 
 
-@pytest.mark.parametrize("area", ["1,2,3", "48,139,49,140", "x"])
+@pytest.mark.parametrize("area", ["1,2,3", "48,139,49,140", "x", "179.9,-17,-179.9,-16"])
 def test_areas_that_are_none(street: Street, tmp_path: Path, area: str) -> None:
     with pytest.raises((OptionError, LocationError)):
         gathered(f"panoramax:{area}", tmp_path)
@@ -266,6 +289,10 @@ def test_a_video(tmp_path: Path) -> None:
     gpx(tmp_path / "v.gpx", track((0, 0, 0), (100, 0, 200)))
     found: list[SourcePhoto] = gathered(tmp_path / "v.mp4", tmp_path, every_m=7).photos
     assert len(found) == 3 and found[1].place.location.distance_m(HERE.moved(0, 7)) < 0.1
+    (tmp_path / "w.mp4").write_bytes((tmp_path / "v.mp4").read_bytes())
+    other = gathered(tmp_path / "w.mp4", tmp_path, gpx=tmp_path / "v.gpx", every_m=7).photos
+    assert len(other) == 3 and not {p.path for p in found} & {p.path for p in other}
+    assert len(gathered(tmp_path / "work", tmp_path).photos) == 6
     dry = gathered(tmp_path / "v.mp4", tmp_path / "x", every_m=1, dry=True)
     assert (dry.photos, dry.expected, (tmp_path / "x").exists()) == ([], 21, False)
     assert dry.sample and len(dry.sample(tmp_path / "samples")) == 4

@@ -62,6 +62,10 @@ def test_utm_without_zones(tmp_path: Path) -> None:
     assert read.database[0].distance_m(read.queries[0]) == 0
     (placed,) = read_benchmark(tmp_path, utm_zone="10N").database
     assert placed.location is not None and placed.location.distance_m(HERE) < 0.1
+    touch(tmp_path / "database" / utm_name(HERE, degrees=False))  # this one says its own
+    for photo in read_benchmark(tmp_path, utm_zone="9N").database:
+        assert photo.location is not None
+        assert (photo.location.distance_m(HERE) < 0.1) == ("@10@" in photo.path.name)
 
 
 def test_frames_in_place_of_metres(tmp_path: Path) -> None:

@@ -165,6 +165,19 @@ def test_views_are_of_their_own_panorama(tmp_path: Path) -> None:
     assert redness(views_of(red, tmp_path / "v", (30,), 40)[0].path) == 0
 
 
+def test_names_longer_than_any_file_may_have(tmp_path: Path) -> None:
+    """A path below the folder, each of whose parts is short enough, becomes one name."""
+    (tmp_path / "v").mkdir()
+    street = panorama(tmp_path)
+    long = "/".join("街" * 29 for _ in range(4))
+    found = []
+    for name in "ab":
+        place = dataclasses.replace(street.place, image=f"images/{long}/{name}.jpg")
+        found += views_of(dataclasses.replace(street, place=place), tmp_path / "v", (30,), 40)
+    assert all(len(p.place.image.rpartition("/")[2].encode()) < 200 for p in found)
+    assert len({p.place.image for p in found}) == 2 and all(p.path.is_file() for p in found)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "v").touch()
     photo = panorama(tmp_path)

@@ -40,7 +40,7 @@ from selavpr.benchmarkphotos import PHOTO_ENDINGS, BenchmarkPhoto, photo_files
 from selavpr.bundle import find, read_examples, unreachable
 from selavpr.cityeval import Answer, Query, read_queries, samples
 from selavpr.cli_source import add_source, conditions, options_of
-from selavpr.collecting import attribution, file_name, missing
+from selavpr.collecting import attribution, file_name, missing, table_row
 from selavpr.confidence import Evidence
 from selavpr.download import plain_url
 from selavpr.exif import read_capture, read_position
@@ -609,7 +609,7 @@ offers = st.lists(
 @settings(max_examples=40)
 @given(offers)
 def test_attribution_counts_every_photo(given_: list[Offer]) -> None:
-    lines = attribution(given_).splitlines()
+    lines = attribution([table_row(offer) for offer in given_]).splitlines()
     rows = [line for line in lines if line.startswith("|")][2:]
     assert sum(int(row.rstrip("| ").rpartition("| ")[2]) for row in rows) == len(given_)
     assert all(row.count("|") == 5 for row in rows)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from engine_fixtures import COUNT, MANIFEST, content
@@ -21,13 +22,15 @@ from huggingface_hub import constants
 from PIL import Image
 from test_hub import point_at
 
-from selavpr import HubError, IndexFileError, SelaVPR, editing, hub, published
+from selavpr import HubError, IndexFileError, SelaVPR, datacard, editing, hub, published
 from selavpr.building import build
+from selavpr.geo import Location
 from selavpr.index import PlaceIndex
 from selavpr.indexfiles import CODES, manifest_text, read_manifest
 from selavpr.indexfiles import MANIFEST as MANIFEST_FILE
 from selavpr.recognizer import Recognizer
 from selavpr.sources import SourcePhoto
+from selavpr.structs import Place
 from selavpr.weights import DEFAULT_MODEL
 
 REPO = "org/town"
@@ -99,6 +102,17 @@ def test_the_card_says_what_it_is(built: Path, server: HubServer, tmp_path: Path
         assert words in body, words
     picture = Image.open(io.BytesIO(files["map.png"]))
     assert picture.size == (720, 720) and len(picture.getcolors(1 << 16) or []) > 2
+
+
+def test_a_card_of_a_town_on_the_180th_meridian() -> None:
+    west, east = Location(-16.8, 179.999), Location(-16.8, -179.998)
+    found = datacard._longitudes([Place("a", "", west), Place("b", "", east)])
+    assert found == pytest.approx([179.999, 180.002])
+    assert datacard._wrapped(sum(found) / 2) == pytest.approx(-179.9995)
+    made = datacard.map_picture([Place("a", "", west), Place("b", "", east)])
+    blue = np.asarray(Image.open(io.BytesIO(made)).convert("RGB"))[:600, :, 2] == 160
+    columns = np.flatnonzero(blue.any(0))
+    assert columns[-1] - columns[0] > 500  # the dots are 300 m apart, as wide as the picture
 
 
 def test_another_licence_and_one_photo(

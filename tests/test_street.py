@@ -287,7 +287,7 @@ def test_collect(street: Street, tmp_path: Path) -> None:
         done = collect(
             offers, tmp_path / "x", asking, [], progress=lambda *step: steps.append(step)
         )
-    assert (done.count, done.downloaded) == (12, 12)
+    assert (len(done.names), done.downloaded) == (12, 12)
     assert steps[-1] == (12, done.bytes) and len(steps) == 12
     with (tmp_path / "x" / "places.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -321,7 +321,7 @@ def test_what_is_there_and_whole_is_not_fetched_again(street: Street, tmp_path: 
         journal.write('{"name": "panoramax-p05.jpg", "by\nnonsense\n[]\n')
     street.asked.clear()
     again, _ = collected(street, folder)
-    assert (again.count, again.downloaded) == (12, 3)
+    assert (len(again.names), again.downloaded) == (12, 3)
     asked = sorted(path for path, _, _ in street.asked if path.startswith("/photo/"))
     assert asked == ["/photo/p01.jpg", "/photo/p02.jpg", "/photo/p04.jpg"]
     assert (folder / "places.csv").read_bytes() == before
@@ -340,7 +340,7 @@ def test_a_download_that_is_stopped_goes_on(street: Street, tmp_path: Path) -> N
     assert not list((tmp_path / "x" / "photos").glob("*.part"))
     street.asked.clear()
     done, _ = collected(street, tmp_path / "x")
-    assert done.count == 12 and 12 - 4 - 4 <= done.downloaded <= 12 - 4
+    assert len(done.names) == 12 and 12 - 4 - 4 <= done.downloaded <= 12 - 4
 
 
 def test_bad_photos_are_listed(street: Street, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_bad_photos_are_listed(street: Street, tmp_path: Path) -> None:
         "/photo/p04.jpg": [("length", 10**12)],
     }  # fmt: skip
     done, problems = collected(street, tmp_path / "x")
-    assert done.count == 8
+    assert len(done.names) == 8
     assert sorted(problem.split(":")[0] for problem in problems) == [
         f"panoramax photo 'p{i:02}'" for i in (1, 2, 3, 4)
     ]
