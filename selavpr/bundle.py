@@ -93,13 +93,20 @@ def load(
         log.warning("%s", error)
         notes.append(both_plain("other_model", asked=model, served=DEFAULT_MODEL))
         network = SelaVPR.from_pretrained(DEFAULT_MODEL, device="cpu")
-    recognizers, problems = _join(network, indexes or find(root), notes)
+    recognizers, problems, missing = _join(network, indexes or find(root))
     served_bundled = not indexes
-    if not recognizers and notes and indexes:
+    if not recognizers and indexes and (notes or missing):
         # What was asked for fits the model that could not be had, or could not be had itself.
-        recognizers, more = _join(network, find(root), [])
+        recognizers, more, _ = _join(network, find(root))
         problems += more
         served_bundled = True
+        if not recognizers and model not in (None, DEFAULT_MODEL):
+            log.warning("No bundled city belongs to %s.", model)
+            network = SelaVPR.from_pretrained(DEFAULT_MODEL, device="cpu")
+            recognizers, more, _ = _join(network, find(root))
+            problems += more
+    key = "other_city" if served_bundled else "missing_city"
+    notes += [both_plain(key, asked=name) for name in missing]
     if not recognizers:
         raise IndexFileError(
             " ".join(problems)
@@ -131,14 +138,16 @@ def unreachable(error: HubError) -> bool:
 
 
 def _join(
-    network: SelaVPR, names: Sequence[str | Path], notes: list[dict[str, str]]
-) -> tuple[dict[str, Recognizer], list[str]]:
-    """The indexes that belong to the network, by name, and what is wrong with the others.
+    network: SelaVPR, names: Sequence[str | Path]
+) -> tuple[dict[str, Recognizer], list[str], list[str | Path]]:
+    """The indexes that belong to the network, by name; and of the others what is wrong.
 
-    Names come from whoever built the indexes, so two may be the same; each index is served.
+    Third are those that lie on the Hub, which does not answer. Names come from whoever built the
+    indexes, so two may be the same; each index is served.
     """
     recognizers: dict[str, Recognizer] = {}
     problems: list[str] = []
+    missing: list[str | Path] = []
     for name in dict.fromkeys(names):
         try:
             index = open_index(name)
@@ -148,10 +157,10 @@ def _join(
             if not unreachable(error):
                 raise
             problems.append(str(error))
-            notes.append(both_plain("other_city", asked=name))
+            missing.append(name)
         except IndexFileError as error:
             problems.append(str(error))
-    return recognizers, problems
+    return recognizers, problems, missing
 
 
 def _free(name: str, taken: Container[str]) -> str:

@@ -21,7 +21,7 @@ from selavpr.images import load_image
 from selavpr.index import Manifest
 from selavpr.metrics import RIGHT_M
 from selavpr.structs import Candidate, Place, Recognition
-from selavpr.text import both, by_language, distance, duration, plain
+from selavpr.text import both, by_language, distance, duration, percent, plain
 
 SHOWN = 5
 """Candidates a column shows before "more"."""
@@ -131,10 +131,9 @@ def verdict(recognition: Recognition, city: str, truth: Truth | None = None) -> 
     # Of a place a visitor asks whether it is right; of none, whether this is the city at all.
     probability = estimate.right if here else estimate.confidence
     if probability is not None:
-        # Nothing is certain, so neither 0 nor 100.
-        percent = min(max(round(100 * probability), 1), 99)
         key = "percent" if here else "percent_not"
-        facts.append(both(key, percent=percent, city=city, right=distance(RIGHT_M)))
+        share = percent(probability)
+        facts.append(both(key, percent=share, city=city, right=distance(RIGHT_M)))
     else:
         facts.append(both("uncalibrated"))
     if truth is not None and truth.location is None:

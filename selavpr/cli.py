@@ -39,6 +39,7 @@ from selavpr.terminal import (
     add_model,
     plain,
 )
+from selavpr.text import percent
 
 PREBUILT = Path(__file__).resolve().parent.parent / "prebuilt_index"
 """Cities that come with the repository, one index folder each."""
@@ -139,9 +140,9 @@ def _print_answer(
             "verdict is a rule of thumb"
         )
     else:
-        print(f"  in this city with a probability of {estimate.confidence:.0%}")
+        print(f"  in this city with a probability of {percent(estimate.confidence)}%")
     if estimate.right is not None:
-        print(f"  within {RIGHT_M:.0f} m with a probability of {estimate.right:.0%}")
+        print(f"  within {RIGHT_M:.0f} m with a probability of {percent(estimate.right)}%")
     if estimate.radius50_m is not None and estimate.radius90_m is not None:
         print(f"  within {estimate.radius50_m:.0f} m (50 %), {estimate.radius90_m:.0f} m (90 %)")
     print("  rank  global  matches  similarity  place")

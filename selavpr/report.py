@@ -57,12 +57,17 @@ def to_dict(recognition: Recognition, photo: str) -> dict[str, Any]:
 
 
 def to_geojson(recognition: Recognition, photo: str) -> dict[str, Any]:
-    """The answer as a GeoJSON FeatureCollection: the predicted point, then the candidates."""
+    """The answer as a GeoJSON FeatureCollection.
+
+    First the predicted point, then that of the first stage alone, then the candidates; ``kind``
+    says which is which (``"predicted"``, ``"global"``, ``"candidate"``).
+    """
     answer = to_dict(recognition, photo)
-    predicted = {k: answer[k] for k in ("photo", "verdict", "confidence", "right")} | {
-        "kind": "predicted"
-    }
-    points = [(answer["location"], predicted)]
+    predicted = {k: answer[k] for k in ("photo", "verdict", "confidence", "right")}
+    points = [
+        (answer["location"], {**predicted, **answer["location"], "kind": "predicted"}),
+        (answer["global_location"], {"kind": "global"}),
+    ]
     points += [(c, {**c, "kind": "candidate"}) for c in answer["candidates"]]
     return {
         "type": "FeatureCollection",

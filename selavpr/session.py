@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -42,6 +44,9 @@ HEAT_SIDE = 640
 GPU_SECONDS = 15
 """The longest a lent GPU is held; a large model's first call moves its weights there."""
 
+REMEMBERED = 10_000
+"""Visitors of whom it is known which answer is their last: some 100 bytes each."""
+
 Progress = Callable[[str, float], None]
 
 
@@ -55,6 +60,8 @@ class Session:
         path: the photo's file, which is deleted some time after.
         photo: a copy no larger than ``SHOWN_SIDE``.
         recognition: the answer.
+        visitor: who asked; empty where nobody comes back.
+        number: of the answer, among all.
         picked: position of the candidate whose matches are drawn.
         matches: between the photo and that candidate, once computed.
     """
@@ -64,6 +71,8 @@ class Session:
     path: str
     photo: Image.Image
     recognition: Recognition
+    visitor: str = ""
+    number: int = 0
     picked: int = 0
     matches: KeypointMatches | None = None
 
@@ -95,6 +104,8 @@ class Site:
         self._match = gpu.borrowing(self._run_match, GPU_SECONDS)
         self._heats = gpu.borrowing(self._run_heats, GPU_SECONDS)
         self.folder = Path(tempfile.mkdtemp(prefix="selavpr-site-"))
+        self._numbers = itertools.count(1)
+        self._newest: dict[str, int] = {}
         self._thumbnails: dict[tuple[str, int], str] = {}
         self._spreads: dict[str, list[Location]] = {}
         for name in ("leaflet.js", "leaflet.css"):
@@ -121,31 +132,44 @@ class Site:
         rerank: bool,
         rerank_depth: int | None,
         *,
+        visitor: str = "",
         progress: Progress = lambda stage, share: None,
     ) -> Session:
         """Recognise a photo.
 
         Raises:
             OptionError: no such city, or a number out of range.
-            PhotoError: the photo cannot be used.
+            PhotoError: the photo cannot be used, or was deleted.
         """
         self._recognizer(city)
         start = time.perf_counter()
         progress("open", 0.0)
-        image = load_image(photo)
+        image = _opened(photo)
         opening = (time.perf_counter() - start) * 1000
         # A process that lends its GPU cannot call back.
         heard = None if gpu.is_lent() else progress
         with self._network:
             found = self._recognize(image, city, top_k, rerank, rerank_depth, heard)
         timings = {**found.timings_ms, "open": found.timings_ms.get("open", 0.0) + opening}
-        return Session(
+        made = Session(
             city,
             Path(photo).name,
             photo,
             viz.shrink(image, SHOWN_SIDE),
             replace(found, timings_ms=timings),
+            visitor,
+            next(self._numbers),
         )
+        if visitor:
+            self._newest.pop(visitor, None)
+            self._newest[visitor] = made.number
+            if len(self._newest) > REMEMBERED:  # the oldest goes first
+                del self._newest[next(iter(self._newest))]
+        return made
+
+    def is_past(self, session: Session) -> bool:
+        """Whether the visitor has another answer by now."""
+        return self._newest.get(session.visitor, 0) > session.number
 
     def verdict(self, session: Session, truth: Truth | None = None) -> str:
         """The answer in words, as HTML."""
@@ -254,9 +278,10 @@ class Site:
             PhotoError: the photo's file has been deleted since.
         """
         photo = viz.shrink(session.photo, HEAT_SIDE)
-        # The adapted half was made for the answer; the plain one must see the same pixels.
-        whole = load_image(session.path)
         with self._network:
+            # The adapted half was made for the answer; the plain one must see the same pixels.
+            # Opened only now: photos that wait would fill the memory.
+            whole = _opened(session.path)
             before, after = self._heats(whole, session.recognition.features, session.city)
         shown = viz.data_uri(viz.heat_overlay(photo, after))
         if np.allclose(before, after, atol=0.01):
@@ -354,3 +379,15 @@ class Site:
 
     def _address(self, name: str = "") -> str:
         return "gradio_api/file=" + quote((self.folder / name).as_posix(), safe="/:")
+
+
+def _opened(photo: str) -> Image.Image:
+    """A visitor's photo: they are deleted in time, and a page may be open for longer."""
+    try:
+        return load_image(photo)
+    except PhotoError as error:
+        if os.path.isfile(photo):
+            raise
+        raise PhotoError(
+            "This photo has been deleted here meanwhile; please choose it again."
+        ) from error

@@ -256,13 +256,20 @@ _TEXT: dict[str, tuple[str, str]] = {
         "{asked} could not be fetched, so the bundled city serves.",
         "无法获取 {asked}，现由自带城市提供服务。",
     ),
+    "missing_city": (
+        "{asked} could not be fetched, so this city is missing here for now.",
+        "无法获取 {asked}，该城市暂时缺席。",
+    ),
 }
 
 
 _DETAILS = tuple(
     (re.compile(english, re.DOTALL), chinese)
     for english, chinese in (
-        (r"There is no photo at .*", "服务器上找不到这张照片。"),
+        (
+            r"This photo has been deleted here meanwhile; please choose it again\.",
+            "这张照片已从服务器删除，请重新选择。",
+        ),
         (
             r"(.*) is not a photo this app can read; use .*",
             r"\1 不是可读取的照片，请使用 JPEG、PNG、WebP、HEIC 或 AVIF 格式。",
@@ -359,6 +366,11 @@ def by_language(texts: Mapping[str, str]) -> str:
     if english == chinese:
         return english
     return f'<span class="sv-en">{english}</span><span class="sv-zh" lang="zh">{chinese}</span>'
+
+
+def percent(probability: float) -> int:
+    """In whole hundredths. Nothing is certain, so neither 0 nor 100."""
+    return min(max(round(100 * probability), 1), 99)
 
 
 def both_plain(key: str, **values: object) -> dict[str, str]:

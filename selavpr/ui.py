@@ -21,6 +21,7 @@ from typing import Any
 
 import gradio as gr
 from gradio import processing_utils, route_utils
+from gradio.queueing import Queue
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -53,7 +54,7 @@ ATTEMPTS = 3
 """To start serving, on a machine that is too busy to answer itself."""
 
 QUEUE = 40
-"""Visitors that may wait; more are told to come back."""
+"""Photos that may wait; whoever comes with more is told to come back."""
 
 VISITORS = 128
 """Visitors whose last answer is remembered, some 5 MB each; the oldest is forgotten first."""
@@ -61,7 +62,10 @@ VISITORS = 128
 TOP_K, MAX_TOP_K = 20, 100
 LINES = 80
 
-_ANSWER = {"concurrency_limit": 1, "concurrency_id": "answer"}
+PER_VISITOR = 10
+"""Requests of all kinds that may wait, for each photo that may."""
+
+_ANSWER: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "answer"}
 """Photos are answered in the order they come. What is made of an answer stands in no such line:
 ``Site`` sees to it that the network is used one at a time, and the rest is made beside it."""
 
@@ -127,15 +131,12 @@ def build_demo(
                 )
                 go = gr.Button(_t("locate"), variant="primary", elem_id="sv-locate")
                 with gr.Accordion(_t("options"), open=False):
-                    top_k = gr.Slider(
-                        1, MAX_TOP_K, TOP_K, step=1, label=_t("top_k"), info=_t("top_k_info")
-                    )
+                    top_k = _slider(1, MAX_TOP_K, TOP_K, label=_t("top_k"), info=_t("top_k_info"))
                     rerank = gr.Checkbox(True, label=_t("rerank"), info=_t("rerank_info"))
-                    depth = gr.Slider(
+                    depth = _slider(
                         1,
                         deepest,
                         recognizers[first].depth,
-                        step=1,
                         label=_t("depth"),
                         info=_t("depth_info"),
                     )
@@ -154,8 +155,8 @@ def build_demo(
                 _html(f"<h2>{both('why')}</h2>")
                 picture = _html()
                 with gr.Row():
-                    lines = gr.Slider(1, 400, LINES, step=1, label=_t("lines"), min_width=240)
-                    least = gr.Slider(0, 1, 0, step=0.01, label=_t("min_similarity"), min_width=240)
+                    lines = _slider(1, 400, LINES, label=_t("lines"), min_width=240)
+                    least = _slider(0, 1, 0, step=0.01, label=_t("min_similarity"), min_width=240)
                 agreeing = gr.Checkbox(False, label=_t("agreeing_only"))
                 heat, timing, links = _html(), _html(), _html(js_on_load=theme.LINK_CLICKS)
             with gr.Column(elem_id="sv-end"):
@@ -184,6 +185,7 @@ def build_demo(
                 int(top_k),
                 rerank,
                 int(depth),
+                visitor=str(request.session_hash or ""),
                 progress=lambda stage, share: progress(share, desc=plain(f"now_{stage}", language)),
             )
             # The verdict alone: the rest follows, and nothing of another photo stays beside it.
@@ -197,28 +199,31 @@ def build_demo(
                 "",
                 "",
                 cards.timings(found.recognition.timings_ms),
-                site.downloads(found, linked=truth is not None),
+                # The page's address says which example it was, and those are of the first city.
+                site.downloads(found, linked=truth is not None and city == first),
             )
 
-        @_of_answer
+        of_answer = functools.partial(_of_answer, site)
+
+        @of_answer
         def draw_map(found: Session, compare: bool, truth: Location | None) -> str:
             return site.map(found, _known(found.path, truth, compare))
 
-        @_of_answer
+        @of_answer
         def first_pick(
             found: Session, lines: float, least: float, agreeing: bool
         ) -> tuple[Any, ...]:
             found = site.pick(found, 0)
             return found, site.matches(found, int(lines), least, agreeing)
 
-        @_of_answer
+        @of_answer
         def pick(
             found: Session, lines: float, least: float, agreeing: bool, event: gr.EventData
         ) -> tuple[Any, ...]:
             found = site.pick(found, int(event.number))
             return found, site.matches(found, int(lines), least, agreeing)
 
-        @_of_answer
+        @of_answer
         def redraw(found: Session, lines: float, least: float, agreeing: bool) -> Any:
             if found.matches is None:
                 return gr.skip()
@@ -240,9 +245,9 @@ def build_demo(
             )
             located.success(None, settings, js=theme.SHOW_ANSWER, **_QUIET)
             located.success(draw_map, [session, compare, truth], [map_view], **_QUIET)
-            listed = located.success(_of_answer(site.columns), [session], [columns], **_QUIET)
+            listed = located.success(of_answer(site.columns), [session], [columns], **_QUIET)
             explained = listed.success(first_pick, [session, *controls], drawn, **_QUIET)
-            explained.success(_of_answer(site.heat), [session], [heat], **_QUIET)
+            explained.success(of_answer(site.heat), [session], [heat], **_QUIET)
             explained.success(None, js=theme.REOPEN_PICK, **_QUIET)
 
         answer(go.click)
@@ -251,12 +256,17 @@ def build_demo(
             lambda city, found: (
                 gr.skip() if found else site.overview(city),
                 recognizers[city].depth,
+                # An answer may have been forgotten while it is still shown.
+                *(gr.skip() if found else gr.Column(visible=False) for _ in range(2)),
             ),
             [city, session],
-            [verdict, depth],
+            [verdict, depth, more, wide],
             **_QUIET,
         )
-        photo.upload(_checked, [photo], [photo], **_QUIET)
+        # One at a time: opened, a photo of a megabyte may take half a gigabyte.
+        photo.upload(
+            _checked, [photo], [photo], concurrency_limit=1, concurrency_id="check", **_QUIET
+        )
         photo.input(lambda: None, None, [truth], js=theme.FORGET_EXAMPLE, **_QUIET)
         copies = site.publish(examples)
 
@@ -290,6 +300,8 @@ def build_demo(
 
         demo.load(reopened, None, settings, **_QUIET).then(None, js=theme.REOPEN, **_QUIET)
         _add_api(site)
+    demo.queue(max_size=QUEUE * PER_VISITOR, default_concurrency_limit=4)
+    demo._queue.__class__ = _Line
     return demo
 
 
@@ -326,7 +338,6 @@ def launch(
             'The MCP server needs more packages: run `pip install "gradio[mcp]"`, or start '
             "without --mcp."
         )
-    demo.queue(max_size=QUEUE, default_concurrency_limit=4)
     processing_utils.async_transport = BoundedFetch(
         MAX_UPLOAD, lambda why: gr.Error(why, title="", print_exception=False)
     )
@@ -375,7 +386,7 @@ def launch(
                         "from the proxy (NO_PROXY=localhost,127.0.0.1), or try again when the "
                         "machine is less busy."
                     ) from error
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter of ports beyond 65535
         raise OptionError(
             f"The page cannot be served at {host or 'this machine'}, port {port or 'any'}: another "
             "program may have that port, or the address is not this machine's. Choose another "
@@ -459,7 +470,7 @@ def _add_api(site: Site) -> None:
         top_k: float,
         rerank: bool,
         rerank_depth: int | None = None,
-        rank: float = 1,
+        rank: float | None = 1,
     ) -> dict[str, Any]:
         """Match a photo's details with one of its candidates.
 
@@ -472,6 +483,7 @@ def _add_api(site: Site) -> None:
             rank: of the candidate, 1 for the best.
         """
         found = site.locate(_given(photo), city, int(top_k), rerank, rerank_depth)
+        rank = 1 if rank is None else rank
         count = len(found.recognition.candidates)
         if not 1 <= rank <= count:
             raise OptionError(f"rank must be 1 to {count}, not {rank:g}.")
@@ -485,7 +497,7 @@ def _add_api(site: Site) -> None:
         inputs = [
             photo,
             gr.Dropdown(names, value=names[0], label="city: name of the index to search"),
-            gr.Slider(1, MAX_TOP_K, TOP_K, step=1, label="candidates to return"),
+            _slider(1, MAX_TOP_K, TOP_K, label="candidates to return", strict=True),
             gr.Checkbox(True, label="order by matched details"),
             gr.Number(
                 None,
@@ -534,14 +546,20 @@ def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     return _reporting(handler, _explained, both("failed"))
 
 
-def _of_answer(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Guarded, for what begins with the visitor's ``Session``, which may have been forgotten."""
+def _of_answer(site: Site, handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Guarded, for what begins with the visitor's ``Session``, which may have been forgotten.
+
+    What is made of an answer when the next one is there already is not shown.
+    """
 
     @functools.wraps(handler)
     def remembered(found: Session | None, *args: Any, **kwargs: Any) -> Any:
         if found is None:
             raise OptionError("This answer has been forgotten; press Locate again.")
-        return handler(found, *args, **kwargs)
+        if site.is_past(found):
+            return gr.skip()
+        made = handler(found, *args, **kwargs)
+        return gr.skip() if site.is_past(found) else made
 
     return _guarded(remembered)
 
@@ -571,6 +589,43 @@ def _reporting(
 
 def _explained(error: SelaVPRError) -> str:
     return text.error([kind.__name__ for kind in type(error).__mro__], str(error))
+
+
+def _slider(low: float, high: float, value: float, *, strict: bool = False, **about: Any) -> Any:
+    """A slider beside a number box, which people empty, and where they type what they like.
+
+    Args:
+        low: the least.
+        high: the most.
+        value: at the start, and where there is none.
+        strict: refuse what is out of range, as programs need to know.
+        **about: more of ``gr.Slider``'s; whole steps unless they say otherwise.
+    """
+    slider = gr.Slider(low, high, value, **{"step": 1, **about})
+    check = slider.preprocess
+
+    def preprocess(payload: float | None) -> float:
+        if payload is None:
+            return value
+        return check(payload) if strict else min(max(payload, low), high)
+
+    slider.preprocess = preprocess
+    return slider
+
+
+class _Line(Queue):  # type: ignore[misc]
+    """Gradio's, in which photos that wait for their answer stand in nobody else's way.
+
+    What is made of answers, by the visitors who have them, is many times as much and soon done.
+    """
+
+    async def push(self, body: Any, *rest: Any, **more: Any) -> Any:
+        if body.fn_index is not None:
+            asked = route_utils.get_fn(self.blocks, None, body).concurrency_id
+            line = self.event_queue_per_concurrency_id.get(asked)
+            if asked == _ANSWER["concurrency_id"] and line and len(line.queue) >= QUEUE:
+                return False, "Too many photos wait.", "queue_full"
+        return await super().push(body, *rest, **more)
 
 
 def _html(value: str = "", **options: Any) -> Any:

@@ -133,12 +133,25 @@ def test_bundled_city_serves_when_the_hub_does_not_answer(machine: Machine) -> N
     served = bundle.load(ROOT, ["somebody/city"])
     assert "somebody/city could not be fetched" in served.notes[0]["en"]
     assert list(served.recognizers) == ["bergen", "oslo"]
+    assert "so the bundled city serves" in served.notes[0]["en"]
+
+
+def test_bundled_model_serves_where_a_kept_one_has_no_city(machine: Machine) -> None:
+    """As on a Space that has the weights on its disk and its index on the Hub."""
+    machine.models.add("kept")
+    served = bundle.load(ROOT, ["somebody/city"], model="kept", device="cuda")
+    assert list(served.recognizers) == ["bergen", "oslo"] and served.bundled
+    assert {r.model.name for r in served.recognizers.values()} == {DEFAULT_MODEL}
+    assert ["so the bundled city serves" in note["en"] for note in served.notes] == [True]
+    assert machine.placed == ["cuda"]
 
 
 def test_other_city_serves_beside_one_that_could_not_be_fetched(machine: Machine) -> None:
     served = bundle.load(ROOT, ["somebody/city", "oslo"])
-    assert list(served.recognizers) == ["oslo"]
-    assert len(served.notes) == 1
+    assert list(served.recognizers) == ["oslo"] and not served.bundled
+    assert [note["en"] for note in served.notes] == [
+        "somebody/city could not be fetched, so this city is missing here for now."
+    ]
 
 
 @pytest.mark.parametrize(

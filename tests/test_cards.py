@@ -412,12 +412,13 @@ def refusals(folder: Path) -> list[errors.SelaVPRError]:
         "cut.jpg",
         "pages.tiff",
         "float.tiff",
-        "gone.jpg",
     )
     attempts = [functools.partial(load_image, folder / name) for name in photos]
     attempts.append(functools.partial(load_image, folder / "street.jpg", max_pixels=1_000))
     site = Site({"drawn-town": FakeRecognizer()})
     attempts.append(functools.partial(site.locate, "x.jpg", "nowhere", 5, True, 5))
+    gone = str(folder / "gone.jpg")
+    attempts.append(functools.partial(site.locate, gone, "drawn-town", 5, True, 5))
     refused = []
     for attempt in attempts:
         with pytest.raises(errors.SelaVPRError) as caught:

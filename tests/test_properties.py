@@ -46,6 +46,8 @@ def unit(rng: np.random.Generator, *shape: int) -> Tensor:
 def test_moved_is_the_inverse_of_offset(start: Location, east: float, north: float) -> None:
     there = start.moved(east, north)
     assert start.offset_m(there) == pytest.approx((east, north), abs=1e-3)
+    apart = math.dist(start.from_centre_m(), there.from_centre_m())
+    assert apart == pytest.approx(start.distance_m(there), abs=2e-3)
     # Within a city the plane is flat to a thousandth, 75 degrees north included.
     assert start.distance_m(there) == pytest.approx(math.hypot(east, north), rel=2e-3, abs=1e-3)
 

@@ -171,9 +171,11 @@ def test_an_answer_is_json_and_its_map_says_the_same(answer: Recognition, name: 
     plain = report.to_dict(answer, name)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert [c["rank"] for c in plain["candidates"]] == list(range(1, len(answer.candidates) + 1))
-    first, *others = report.to_geojson(answer, name)["features"]
+    first, alone, *others = report.to_geojson(answer, name)["features"]
     assert first["properties"]["photo"] == name
-    assert first["geometry"]["coordinates"] == [plain["location"]["lon"], plain["location"]["lat"]]
+    for feature, at in ((first, plain["location"]), (alone, plain["global_location"])):
+        assert feature["geometry"]["coordinates"] == [at["lon"], at["lat"]]
+    assert first["properties"]["radius50_m"] == plain["location"]["radius50_m"]
     for feature, candidate in zip(others, plain["candidates"], strict=True):
         place = feature["geometry"]["coordinates"]
         assert place == [candidate["lon"], candidate["lat"]]
@@ -200,6 +202,13 @@ def test_both_orders_are_as_long_and_whole(answer: Recognition) -> None:
 
 
 # Words
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_nothing_is_certain(one: float, other: float) -> None:
+    less, more = (text.percent(probability) for probability in sorted((one, other)))
+    assert 1 <= less <= more <= 99
+    assert abs(less - 100 * min(one, other)) <= 1
 
 
 KEYS = sorted(text.gradio_table()["en"])
@@ -641,7 +650,7 @@ def test_a_visit_with_any_photo_and_settings(
         drawn(seed).save(photo)
         [copy] = site.publish([cards.Example(photo, "title")])
         assert copy.photo.parent == site.folder and copy.photo.read_bytes() == photo.read_bytes()
-        here = site.locate(str(photo), "drawn-town", top_k, rerank, depth)
+        here = site.locate(str(photo), "drawn-town", top_k, rerank, depth, visitor=str(picked))
         for shown in (
             site.verdict(here, cards.Truth(Location(60, 25))),
             site.map(here),
@@ -660,6 +669,9 @@ def test_a_visit_with_any_photo_and_settings(
         chosen = site.pick(here, picked)
         assert chosen.picked == picked and chosen.recognition == here.recognition
         Page(site.matches(chosen, 10, -1.0, False))
+        assert not site.is_past(chosen)
+        site.locate(str(photo), "drawn-town", 1, rerank, 1, visitor=str(picked))
+        assert site.is_past(chosen)
         data = json.loads(json.dumps(site.match_data(chosen), allow_nan=False))
         assert data["rank"] == picked + 1 and len(data["matches"]) == 120
 

@@ -53,6 +53,7 @@ from selavpr.indexfiles import (
     read_json,
     read_searcher,
     read_sums,
+    strangers,
     sums_text,
     unreadable,
 )
@@ -639,6 +640,9 @@ def test_what_is_added_can_be_removed_and_merged(
         town, rest = Path(name, "town"), Path(name, "rest")
         build(town, some[:first], network, MANIFEST, local=local, rank=rank, batch_size=batch)
         before = content(town)
+        assert strangers(town) == []
+        (town / "notes" / "images").mkdir(parents=True)
+        (town / "notes" / "images" / "0.jpg").write_text("mine")
         build(rest, some[first:], network, MANIFEST, local=local, rank=rank)
         grown, problems = add(town, some[first:], network)
         wanted = [photo.place.place_id for photo in some]
@@ -647,6 +651,8 @@ def test_what_is_added_can_be_removed_and_merged(
         assert sorted({p.place_id for p in whole.places}) >= sorted(wanted)
         less, count = remove(town, ids=wanted[first:])
         assert count == len(wanted) - first and len(less) == first
+        assert strangers(town) == [Path("notes", "images", "0.jpg")]
+        shutil.rmtree(town / "notes")
         assert content(town) == before
         parts = Path(name, "parts")
         entries, problems = extracted(parts, some, network, batch, lambda done, total: None)

@@ -34,6 +34,7 @@ from selavpr import (
     mapillary,
     msls,
     panoramax,
+    tables,
 )
 from selavpr.addresses import is_public
 from selavpr.benchmarkphotos import PHOTO_ENDINGS, BenchmarkPhoto, photo_files
@@ -62,7 +63,7 @@ from selavpr.protocols import PROTOCOLS, choose, prepare, within
 from selavpr.recipes import Recipe
 from selavpr.sources import SourcePhoto, clean, from_rows, stem, unique
 from selavpr.structs import Place
-from selavpr.tables import Row, find_table, fits
+from selavpr.tables import Row, find_table, fits, put_rows
 from selavpr.utm import read_zone, to_utm
 from selavpr.validation import read_validation
 from selavpr.video import find_track, plan
@@ -604,6 +605,47 @@ offers = st.lists(
     ),
     max_size=5, unique_by=lambda offer: (offer.service, offer.photo_id),
 )  # fmt: skip
+
+
+cells = st.text("aé=-+@'; \",\n.0", max_size=6)
+kept_rows = st.dictionaries(st.sampled_from(["a.jpg", "b/c.jpg", "d.jpg"]), cells, max_size=3)
+
+
+@FEW
+@given(kept_rows, kept_rows, st.booleans())
+def test_a_table_keeps_what_it_says_of_other_photos(
+    before: dict[str, str], after: dict[str, str], deleted: bool
+) -> None:
+    """As read_table reads it, which takes blanks away at both ends."""
+    columns = ("image", "latitude", "longitude", "credit")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for image in {*before, *after}:
+            (folder / image).parent.mkdir(exist_ok=True)
+            (folder / image).touch()
+        for said in (before, after):
+            place = {"latitude": "-33.5", "longitude": "-0.25"}
+            rows = [{"image": image, "credit": who, **place} for image, who in said.items()]
+            found = put_rows(folder / "places.csv", columns, rows)
+            if said is before and deleted and before:
+                (folder / next(iter(before))).unlink()
+        there = {image: who for image, who in before.items() if (folder / image).exists()}
+        wanted = {**{image: who for image, who in there.items() if image not in after}, **after}
+        assert {row["image"]: row["credit"] for row in found} == wanted
+        read = tables.read_table(folder)
+        assert {
+            row.path.relative_to(folder.resolve()).as_posix(): row.texts["credit"] for row in read
+        } == {image: who.strip() for image, who in wanted.items()}
+        assert {row.location for row in read} <= {Location(-33.5, -0.25)}
+
+
+@FEW
+@given(st.sets(st.sampled_from(layouts.SPLITS)), st.booleans())
+def test_the_parts_of_a_benchmark(parts: set[str], below: bool) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        for part in parts:
+            Path(name, "images" if below else "", part, "queries").mkdir(parents=True)
+        assert {part for part in layouts.SPLITS if layouts.has_split(Path(name), part)} == parts
 
 
 @settings(max_examples=40)

@@ -52,13 +52,16 @@ def test_geojson(recognition: Recognition) -> None:
     found = to_geojson(recognition, "a.jpg")
     assert found["type"] == "FeatureCollection"
     points = [feature["geometry"]["coordinates"] for feature in found["features"]]
-    assert points == [[8, 51], [8.1234568, 51], [8.1234568, 50]]  # longitude first (RFC 7946)
-    assert [f["properties"]["kind"] for f in found["features"]] == ["predicted"] + ["candidate"] * 2
+    # Longitude first (RFC 7946).
+    assert points == [[8, 51], [8.1234568, 50], [8.1234568, 51], [8.1234568, 50]]
+    kinds = [feature["properties"]["kind"] for feature in found["features"]]
+    assert kinds == ["predicted", "global", "candidate", "candidate"]
     assert found["features"][0]["properties"] == {
-        "photo": "a.jpg", "verdict": "sure", "confidence": 0.75, "right": 0.5, "kind": "predicted"
+        "photo": "a.jpg", "verdict": "sure", "confidence": 0.75, "right": 0.5,
+        "radius50_m": 12.5, "radius90_m": 40.0, "street": "Main Street", "kind": "predicted",
     }  # fmt: skip
-    assert found["features"][1]["properties"]["place_id"] == "p1"
-    assert "lat" not in found["features"][1]["properties"]
+    assert found["features"][2]["properties"]["place_id"] == "p1"
+    assert "lat" not in found["features"][2]["properties"]
 
 
 def test_both_are_json(recognition: Recognition) -> None:

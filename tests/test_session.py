@@ -170,8 +170,19 @@ def test_photo_that_is_gone_is_said(photo: str) -> None:
     site = Site({"drawn-town": FakeRecognizer()})
     found = located(site, photo)
     Path(photo).unlink()
-    with pytest.raises(PhotoError):
-        site.heat(found)
+    for again in (site.heat, lambda found: site.locate(found.path, found.city, 5, True, 3)):
+        with pytest.raises(PhotoError, match=r"^This photo has been deleted here meanwhile;"):
+            again(found)
+
+
+def test_the_last_answer_of_each_visitor_is_known(photo: str) -> None:
+    site = Site({"drawn-town": FakeRecognizer()})
+    mine, yours = (site.locate(photo, "drawn-town", 5, True, 3, visitor=v) for v in "ab")
+    assert not site.is_past(mine) and not site.is_past(located(site, photo))
+    picked = site.pick(mine, 1)
+    again = site.locate(photo, "drawn-town", 5, True, 3, visitor="a")
+    assert site.is_past(mine) and site.is_past(picked)
+    assert not site.is_past(again) and not site.is_past(yours)
 
 
 def test_lent_gpu_gets_and_gives_what_can_travel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -10,24 +11,30 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
-from fake_recognizer import FakeRecognizer, drawn_street
+from fake_recognizer import FakeIndex, FakeRecognizer, drawn_street
 from fake_server import Server, serving
 from gradio import processing_utils
+from gradio.data_classes import PredictBodyInternal
+from gradio.state_holder import SessionState
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from PIL.ExifTags import IFD
 
 from selavpr import ui
+from selavpr.cards import Example
 from selavpr.errors import OptionError
 from selavpr.exif import read_position
+from selavpr.geo import Location
 from selavpr.report import to_dict
+from selavpr.session import Session
 from selavpr.text import plain
 
 
@@ -300,9 +307,6 @@ class Unstarted:
         self.failures = list(failures)
         self.closed = 0
 
-    def queue(self, **options: object) -> None:
-        pass
-
     def launch(self, **options: object) -> tuple[None, str, None]:
         if self.failures:
             raise self.failures.pop(0)
@@ -319,6 +323,7 @@ LATE = "When localhost is not accessible, a shareable link must be created."
     ("failures", "said"),
     [
         ([OSError("Cannot find empty port in range: 80-80.")], "port 80: another program may"),
+        ([OverflowError("bind(): port must be 0-65535.")], "port 80: another program may"),
         ([ValueError(LATE)] * 3, "does not reach it: except localhost from the proxy"),
     ],
 )
@@ -339,6 +344,148 @@ def test_start_on_a_busy_machine_is_tried_again(
     assert page.closed == 2
     with pytest.raises(ValueError, match="other"):
         ui.launch(Unstarted(tmp_path, ValueError("some other thing")))
+
+
+class Page:
+    """The page over two towns, its handlers called as Gradio would call them."""
+
+    def __init__(self, tmp_path: Path, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.photos = [tmp_path / "a.png", tmp_path / "b.png"]
+        for number, path in enumerate(self.photos):
+            drawn_street(3 + 50 * number, (320, 240)).save(path)
+        towns = {"a": FakeRecognizer(), "b": FakeRecognizer(FakeIndex("b", "B Town"))}
+        example = Example(self.photos[0], "One", Location(60.166, 24.942))
+        self.demo = ui.build_demo(towns, [example], tiles=False)
+        self.state = SessionState(self.demo)
+        self.request = gr.Request(session_hash="me", headers={}, query_params={}, cookies={})
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        self.loop.run_until_complete(work)
+
+    def named(self, name: str) -> Any:
+        return next(fn for fn in self.demo.fns.values() if fn.api_name == name)
+
+    async def call(self, name: str, *inputs: object, **options: Any) -> Any:
+        done = await self.demo.process_api(
+            self.named(name), list(inputs), state=self.state, request=self.request, **options
+        )
+        return done["data"]
+
+    async def locate(self, photo: int, city: str) -> Any:
+        file = {"path": str(self.photos[photo]), "meta": {"_type": "gradio.FileData"}}
+        return await self.call("show", file, city, 5, True, 5, False, None)
+
+    @property
+    def session(self) -> Session:
+        found: Session = self.state[self.named("columns").inputs[0]._id]
+        return found
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    # Gradio makes a loop where none runs, and leaves it open.
+    loop = asyncio.new_event_loop()
+
+    async def made() -> Page:
+        return Page(tmp_path, loop)
+
+    yield loop.run_until_complete(made())
+    loop.close()
+
+
+def test_a_full_line_stops_photos_and_nothing_else(page: Page) -> None:
+    number = {fn.api_name: i for i, fn in page.demo.fns.items()}
+
+    async def asked(name: str, visitor: str) -> tuple[bool, str]:
+        body = PredictBodyInternal(session_hash=visitor, fn_index=number[name], data=[])
+        taken, _, why = await page.demo._queue.push(body, None, None)
+        return taken, why
+
+    async def everybody() -> None:
+        for i in range(ui.QUEUE):
+            assert (await asked("locate", f"v{i}"))[0]
+        for name in ("locate", "matches", "show"):
+            assert await asked(name, "late") == (False, "queue_full")
+        for name in ("draw_map", "columns", "first_pick", "heat", "pick", "redraw", "_checked"):
+            assert (await asked(name, "served"))[0], name
+        for i in range(ui.QUEUE * ui.PER_VISITOR):  # nor is anything else without end
+            taken, why = await asked("redraw", f"r{i}")
+        assert (taken, why) == (False, "queue_full")
+
+    page.run(everybody())
+
+
+def test_what_comes_late_is_of_no_answer(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second photo is answered while the first one's matches are drawn."""
+    begun, gate = threading.Event(), threading.Event()
+    draw = page.demo.site.matches
+
+    def slow(*given: Any) -> str:
+        begun.set()
+        assert gate.wait(20)
+        return str(draw(*given))
+
+    async def both() -> None:
+        await page.locate(0, "a")
+        assert page.session.name == "a.png"
+        monkeypatch.setattr(page.demo.site, "matches", slow)
+        event = gr.EventData(None, {"number": 1})
+        late = asyncio.create_task(page.call("pick", None, 80, 0, False, event_data=event))
+        await asyncio.to_thread(begun.wait, 20)
+        await page.locate(1, "b")
+        gate.set()
+        _, picture = await late
+        assert picture["__type__"] == "update" and picture["props"] == {"__type__": "update"}
+        assert (page.session.name, page.session.city) == ("b.png", "b")
+        await page.call("first_pick", None, 80, 0, False)
+        assert page.session.matches is not None and page.session.name == "b.png"
+
+    page.run(both())
+
+
+def test_a_link_is_offered_where_it_leads_back(page: Page) -> None:
+    """It names the example, and those are of the first city."""
+    _, _, _, truth = page.named("choose").fn("b", 5, SimpleNamespace(number=0))
+    for city, linked in (("a", True), ("b", False)):
+        shown = page.named("show").fn(
+            str(page.photos[0]), city, 5, True, 5, False, truth, page.request, lambda *_, **__: None
+        )
+        assert ('data-do="link"' in shown[-1]) == linked
+
+
+def test_a_photo_that_was_deleted_is_asked_for_again(page: Page) -> None:
+    gone = str(page.photos[0].with_name("gone.png"))
+    with pytest.raises(gr.Error) as error:
+        page.named("show").fn(
+            gone, "a", 5, True, 5, False, None, page.request, lambda *_, **__: None
+        )
+    assert "choose it again" in error.value.message and "重新选择" in error.value.message
+    assert str(page.photos[0].parent) not in error.value.message
+
+
+def test_numbers_that_are_missing_or_out_of_range(page: Page) -> None:
+    """People empty a number box before they type; programs are told what is wrong."""
+    *_, lines, least, _ = page.named("redraw").inputs
+    assert [lines.preprocess(x) for x in (None, 500, 0, 7)] == [ui.LINES, 400, 1, 7]
+    assert [least.preprocess(x) for x in (None, 2, 0.5)] == [0, 1, 0.5]
+    top_k = page.named("locate").inputs[2]
+    assert top_k.preprocess(None) == ui.TOP_K
+    with pytest.raises(gr.Error, match="greater than maximum"):
+        top_k.preprocess(500)
+    found = page.named("matches").fn(str(page.photos[0]), "a", 5, True, None, None)
+    assert found["rank"] == 1
+
+
+def test_city_changed_when_the_answer_is_forgotten(page: Page) -> None:
+    change = next(
+        fn.fn
+        for fn in page.demo.fns.values()
+        if [type(i) for i in fn.inputs] == [gr.Dropdown, gr.State]
+    )
+    overview, _, more, wide = change("b", None)
+    assert "B Town" in overview and not more.visible and not wide.visible
 
 
 def test_page_tells_how_long_a_photo_is_kept() -> None:
