@@ -7,13 +7,12 @@ global descriptors, whatever the number of photos. ``writing`` says where it all
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -25,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from selavpr.errors import IndexFileError, OptionError, PhotoError
-from selavpr.featurecache import file_states
+from selavpr.featurecache import any_readable, file_states
 from selavpr.images import load_image
 from selavpr.index import PlaceIndex
 from selavpr.indexfiles import (
@@ -260,7 +259,7 @@ def extracted(
     missing = {
         number: [photo.path for photo in group]
         for number, (group, path) in enumerate(parts)
-        if (left_out := _problems(path)) is None or _mended(group, left_out)
+        if (left_out := _problems(path)) is None or any_readable(group[i].path for i in left_out)
     }
     done = len(photos) - sum(len(paths) for paths in missing.values())
     if done:
@@ -421,15 +420,6 @@ def _problems(path: Path) -> dict[int, str] | None:
             return {int(i): text for i, text in sorted((part.metadata() or {}).items())}
     except (OSError, SafetensorError):
         return None  # not made yet, or cut off when the power went
-
-
-def _mended(photos: Sequence[SourcePhoto], left_out: Iterable[int]) -> bool:
-    """Whether one that could not be read can be by now: given other rights, it is as before."""
-    for i in left_out:
-        with contextlib.suppress(PhotoError):
-            load_image(photos[i].path)
-            return True
-    return False
 
 
 def _damaged(path: Path) -> IndexFileError:

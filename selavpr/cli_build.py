@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import datetime
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,9 +14,8 @@ from tqdm import tqdm
 from selavpr import building, gather, panoramax, planning, rayengine
 from selavpr.cli_source import add_source, options_of, photos_of, say_problems
 from selavpr.download import Fetcher
-from selavpr.editing import NAMED
 from selavpr.index import Manifest
-from selavpr.indexfiles import check_basemap
+from selavpr.indexfiles import check_basemap, named
 from selavpr.localcodecs import CODECS
 from selavpr.model import SelaVPR
 from selavpr.searchers import SEARCHES, describe
@@ -73,11 +72,8 @@ def _build(
         fingerprint="",
         count=0,
         bounds=(0, 0, 0, 0),
-        # Of photos that say nothing, nothing is to be said for the others' sake.
-        license=plain(args.license)
-        or (_named(found.licences()) if all(place.licence for place in places) else ""),
-        attribution=plain(args.attribution)
-        or (_named(found.credits()) if all(place.credit for place in places) else ""),
+        license=plain(args.license) or _of_all(found.licences(), [p.licence for p in places]),
+        attribution=plain(args.attribution) or _of_all(found.credits(), [p.credit for p in places]),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         command=plain(args.command_line),
     )
@@ -140,9 +136,9 @@ def _dry_run(
     return 0
 
 
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(plain(name) for name in names[:NAMED]) + more
+def _of_all(names: Sequence[str], said: Sequence[str]) -> str:
+    """Licences or authors, unless some photos say none: nothing is said of those for the others."""
+    return named([plain(name) for name in names]) if all(said) else ""
 
 
 def add_build(commands: Parsers) -> None:

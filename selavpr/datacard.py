@@ -41,7 +41,8 @@ def card(index: PlaceIndex, repo: str) -> str:
     """
     about = index.manifest
     south, _, north, _ = about.bounds
-    longitudes = _longitudes(index.places)
+    places = index.places
+    longitudes = _longitudes(places)
     west, east = min(longitudes), max(longitudes)
     plain = about.license.strip().lower().replace(" ", "-")
     known = _LICENSES.get(plain)
@@ -57,7 +58,7 @@ def card(index: PlaceIndex, repo: str) -> str:
     size = sum(index.sizes().values()) / 1e6
     bounds = f"{south:.5f}, {_wrapped(west):.5f} to {north:.5f}, {_wrapped(east):.5f} "
     bounds += f"([map](https://www.openstreetmap.org/#map=14/{middle}))"
-    licences = sorted({place.licence for place in index.places if place.licence})
+    licences = sorted({place.licence for place in places if place.licence})
     rows = [
         ("photos", f"{len(index):,}"),
         ("bounds", bounds),

@@ -299,7 +299,11 @@ def plain_url(url: str) -> str:
         shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
     except ValueError:
         shown = "an address"
-    return "".join(c if c.isprintable() else "?" for c in shown)[:200]
+    return _printable(shown)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
 
 class _DiskError(Exception):
@@ -356,8 +360,7 @@ def _too_large(url: str, max_bytes: int) -> DownloadError:
 
 
 def _private_network(host: str) -> DownloadError:
-    shown = "".join(c if c.isprintable() else "?" for c in host)[:200]
-    return DownloadError(f"{shown} is on a private network; it is not asked.")
+    return DownloadError(f"{_printable(host)} is on a private network; it is not asked.")
 
 
 def _is_private(host: str) -> bool:

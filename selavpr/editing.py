@@ -27,16 +27,21 @@ from selavpr import searchers
 from selavpr.building import Progress, check_photos, check_place, extracted
 from selavpr.errors import IndexFileError, OptionError
 from selavpr.index import PlaceIndex
-from selavpr.indexfiles import BASEMAP, MAX_JSON_BYTES, PHOTOS, Manifest, holds_index, read_sums
+from selavpr.indexfiles import (
+    BASEMAP,
+    MAX_JSON_BYTES,
+    PHOTOS,
+    Manifest,
+    holds_index,
+    named,
+    read_sums,
+)
 from selavpr.localfeatures import Arrays, Codec, same
 from selavpr.model import SelaVPR
 from selavpr.searchers import Searcher
 from selavpr.sources import SourcePhoto, clean
 from selavpr.structs import Place
 from selavpr.writing import ArrayWriter, Entry, finish, link, replacing
-
-NAMED = 5
-"""Authors and licences that an index names itself; its table of places names all."""
 
 CALIBRATED = (
     "The calibration was made before this change and is kept; `index calibrate` makes a new one."
@@ -454,8 +459,7 @@ def _stated(whole: str, before: Sequence[str], added: Sequence[str]) -> str:
         return ""  # it named those that each had their own, and is not to speak for others
     known = re.split("[,;] ", whole)
     fresh = list(dict.fromkeys(text for text in added if text and text not in known))
-    more = f" and {len(fresh) - NAMED} more" if len(fresh) > NAMED else ""
-    return _joined([whole, ", ".join(fresh[:NAMED]) + more])
+    return _joined([whole, named(fresh)])
 
 
 def _joined(texts: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class FeatureCache:
                 about = [fingerprint, str(model.precision), model.device.type, file_states(group)]
                 path = folder / f"{digest(about).partition(':')[2]}.safetensors"
                 part = _read(path)
-                if part is None or _readable_now(part[0], group):
+                if part is None or any_readable(_left_out(part[0], group)):
                     _extract(path, group, model, batch_size)
                     part = _read(path)
                 if part is None:
@@ -122,14 +122,8 @@ class FeatureCache:
         return tokens
 
 
-def _readable_now(part: dict[str, Tensor], photos: Sequence[Path]) -> bool:
-    """Whether a photo that was left out can be read by now, as a photo given other rights can."""
-    for i, photo in enumerate(photos):
-        if f"{i}.grid" not in part:
-            with contextlib.suppress(PhotoError):
-                load_image(photo)
-                return True
-    return False
+def _left_out(part: Mapping[str, Tensor], photos: Sequence[Path]) -> list[Path]:
+    return [photo for i, photo in enumerate(photos) if f"{i}.grid" not in part]
 
 
 def _extract(path: Path, photos: Sequence[Path], model: SelaVPR, batch_size: int) -> None:
@@ -175,6 +169,19 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         return tensors, notes
     except (OSError, SafetensorError):
         return None
+
+
+def any_readable(photos: Iterable[Path]) -> bool:
+    """Whether one that was left out can be read by now: given other rights, its state is as before.
+
+    Args:
+        photos: those of which no features could be extracted.
+    """
+    for photo in photos:
+        with contextlib.suppress(PhotoError):
+            load_image(photo)
+            return True
+    return False
 
 
 def file_states(paths: Iterable[Path]) -> list[tuple[str, int, int]]:

@@ -60,6 +60,9 @@ OWN_FILES = frozenset(
 
 MAX_JSON_BYTES = 64 << 20
 
+NAMED = 5
+"""Authors and licences that an index names itself."""
+
 _OUTSIDE = re.compile(r"^/|[\\:\0]|(^|/)\.\.(/|$)|^[./]*$")
 """Paths that lead out of a folder, or name the folder itself."""
 
@@ -153,6 +156,12 @@ class Manifest:
     def probes(self) -> int:
         """Inverted lists a query reads; 0 where the search is exact."""
         return int(self.search["probes"]) if self.search else 0
+
+
+def named(names: Sequence[str]) -> str:
+    """Authors or licences as a manifest has them: the first few, since the table names all."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def checksum(path: Path) -> str:

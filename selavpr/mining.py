@@ -23,6 +23,9 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.floating[Any]]
 
+EVERYONE = slice(None)
+"""All photos of a town, without a copy of what is known of them."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -102,22 +105,25 @@ class Town:
 
         def around(row: int) -> Rows:
             where = (tuple(map(operator.add, cells[row], step)) for step in steps)
-            return np.array([i for cell in where for i in inside.get(cell, ())], dtype=np.int64)
+            near = (i for cell in where for i in inside.get(cell, ()) if i != row)
+            return np.fromiter(near, dtype=np.int64)
 
-        found = [i for i in rows if self._positives(int(i), around(int(i))).any()]
+        found = [i for i in rows if self._alike(int(i), around(int(i))).any()]
         return np.array(found, dtype=np.int64)
 
     def positives(self, row: int) -> Mask:
         """``[n]``: references that may show the place of a photo; never the photo itself."""
-        return self._positives(row, np.arange(len(self)))
+        mask = self._alike(row, EVERYONE)
+        mask[row] = False
+        return mask
 
-    def _positives(self, row: int, others: Rows) -> Mask:
-        offset = self.position[others] - self.position[row]
-        mask: Mask = np.einsum("nd,nd->n", offset, offset) <= self.positive_m**2
+    def _alike(self, row: int, others: Rows | slice) -> Mask:
+        """Which of them may show a photo's place; the photo itself does, if it is a reference."""
+        mask: Mask = self._squared_m(row, others) <= self.positive_m**2
         turn = np.abs((self.heading[others] - self.heading[row] + 180) % 360 - 180)
         # A heading that is unknown is NaN, which is not greater than anything.
         mask &= ~(turn > self.positive_degrees) & (self.world[others] == self.world[row])
-        mask &= self._is_reference[others] & (others != row)
+        mask &= self._is_reference[others]
         return mask
 
     def doubtful(self, row: int) -> Mask:
@@ -127,8 +133,7 @@ class Town:
 
     def strangers(self, row: int) -> Mask:
         """``[n]``: references that surely show another place."""
-        offset = self.position - self.position[row]
-        far: Mask = np.einsum("nd,nd->n", offset, offset) > self.negative_m**2
+        far: Mask = self._squared_m(row, EVERYONE) > self.negative_m**2
         return far & self._is_reference
 
     def masks(self, rows: Rows, others: Rows) -> tuple[Mask, Mask]:
@@ -144,6 +149,11 @@ class Town:
         same = (squared <= self.positive_m**2) & (turn <= self.positive_degrees) & offered
         same &= (self.world[rows][:, None] == self.world[others]) & (rows[:, None] != others)
         return same, (squared > self.negative_m**2) & offered
+
+    def _squared_m(self, row: int, others: Rows | slice) -> NDArray[np.float64]:
+        offset = self.position[others] - self.position[row]
+        squared: NDArray[np.float64] = np.einsum("nd,nd->n", offset, offset)
+        return squared
 
 
 def to_describe(

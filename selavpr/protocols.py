@@ -242,8 +242,6 @@ def _names(path: Path) -> set[str]:
     names = set(words)
     for word in words:
         name = PurePosixPath(word.replace("\\", "/"))
-        names |= {name.name, name.stem}
-        if "@" in word:
-            fields = name.stem.split("@")
-            names |= {*fields[7:8], fields[-1]}  # the key, as layouts read it; or put last
+        fields = name.stem.split("@")  # the key is the seventh, as layouts read it, or put last
+        names |= {name.name, name.stem, *fields[7:8], fields[-1]}
     return names - {""}

@@ -146,12 +146,12 @@ def put_rows(
             path = folder.file(row.get("image", ""))
             if row.get("image") not in new and path is not None and path.is_file():
                 earlier.append(row)
+    every: list[Mapping[str, str]] = [*earlier, *rows]
     header = list(dict.fromkeys([*columns, *(name for row in earlier for name in row)]))
     partial = table.with_name(f"{table.name}.part")
     with partial.open("w", newline="", encoding="utf-8", errors="replace") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(header)
-        every: list[Mapping[str, str]] = [*earlier, *rows]
         for texts in every:
             cells = ((name, texts.get(name, "")) for name in header)
             out.writerow([cell if name in _NUMBERS else as_cell(cell) for name, cell in cells])

@@ -274,7 +274,7 @@ class _Run:
         about = {
             "state": dataclasses.asdict(self.state),
             "history": self.history,
-            "photos": self.photos.fingerprint(),
+            "photos": self.photos.fingerprint,
         }
         write_checkpoint(
             self.folder / CHECKPOINT, Checkpoint(trained, moments, tuple(self.plan), memory, about)
@@ -284,8 +284,8 @@ class _Run:
         self.state = _State(**saved.about["state"])
         self.history = saved.about["history"]
         # A run begun before this was kept has none.
-        before = saved.about.get("photos", self.photos.fingerprint())
-        if before != self.photos.fingerprint() and not self.state.done:
+        before = saved.about.get("photos", self.photos.fingerprint)
+        if before != self.photos.fingerprint and not self.state.done:
             raise OptionError(
                 f"The training photos are others than when the run in {self.folder} began, or in "
                 "another order; bring them back, or choose another folder for a new run."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class TrainingPhotos:
     town: Town
     mirrored: NDArray[np.bool_]
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with every photo, its place and its order: what row numbers stand on."""
         known = hashlib.sha256("\n".join(map(str, self.paths)).encode(errors="surrogateescape"))

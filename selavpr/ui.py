@@ -301,7 +301,7 @@ def build_demo(
         demo.load(reopened, None, settings, **_QUIET).then(None, js=theme.REOPEN, **_QUIET)
         _add_api(site)
     demo.queue(max_size=QUEUE * PER_VISITOR, default_concurrency_limit=4)
-    demo._queue.__class__ = _Line
+    demo._queue.__class__ = _Line  # Gradio makes its own, and takes none
     return demo
 
 

@@ -35,19 +35,21 @@ from selavpr.confidence import Evidence
 from selavpr.datacard import card, map_picture
 from selavpr.densecodecs import DenseCodec, KeypointCodec, ProductCodec
 from selavpr.editing import add, merge, remove
-from selavpr.featurecache import FeatureCache, file_states
+from selavpr.featurecache import FeatureCache, any_readable, file_states
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex, replaced, verify, work_folder
 from selavpr.indexfiles import (
     MANIFEST as MANIFEST_FILE,
 )
 from selavpr.indexfiles import (
+    NAMED,
     Manifest,
     check_basemap,
     checksum,
     damaged,
     holds_index,
     is_inside,
+    named,
     read_array,
     read_codec,
     read_json,
@@ -629,6 +631,15 @@ def test_photos_that_cannot_be_kept_are_refused_before_work(rows: list[tuple[str
         check_photos(photos)
 
 
+@FEW
+@given(st.lists(st.text("abc", min_size=1, max_size=4), max_size=9))
+def test_some_are_named_and_all_are_counted(names: list[str]) -> None:
+    shown, _, more = named(names).partition(" and ")
+    first = shown.split(", ") if shown else []
+    assert first == names[: len(first)] and len(first) == min(len(names), NAMED)
+    assert len(first) + int(more.removesuffix(" more") or 0) == len(names)
+
+
 @settings(max_examples=2)
 @given(st.integers(1, 3), st.integers(1, 4), st.sampled_from(["tokens", "dense"]), seeds)
 def test_what_is_added_can_be_removed_and_merged(
@@ -664,6 +675,8 @@ def test_what_is_added_can_be_removed_and_merged(
         again = FeatureCache(Path(name, "cache"), [some[0].path, Path(name, "none")], network)
         assert again.usable(0) and not again.usable(1) and len(again.problems) == 1
         assert again.tokens(0).shape[:2] == again.grid(0)
+        assert any_readable([Path(name, "none"), some[0].path])
+        assert not any_readable([Path(name, "none")])
         states = file_states([some[0].path, Path(name, "none")])
         assert states[0][1] > 0 and states[1][1:] == (0, 0)
         photo_paths = [photo.path for photo in some]
