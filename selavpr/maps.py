@@ -152,7 +152,13 @@ def _document(
     tiles: bool,
 ) -> str:
     page = folium.Map(
-        location=_pair(centre), tiles=None, zoom_start=17, max_zoom=19, prefer_canvas=False
+        location=_pair(centre),
+        tiles=None,
+        zoom_start=17,
+        max_zoom=19,
+        prefer_canvas=False,
+        # Whoever scrolls the page passes over the map; the script lets it zoom once it is in use.
+        scroll_wheel_zoom=False,
     )
     layer = None
     if tiles:

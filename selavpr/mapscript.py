@@ -207,6 +207,8 @@ function (map, tiles, data) {
     });
   }
   L.control.scale({imperial: false}).addTo(map);
+  map.on('click focus', () => map.scrollWheelZoom.enable());
+  map.on('blur', () => map.scrollWheelZoom.disable());
 
   // An overview has nothing but dots.
   if (data.dots) {
@@ -240,7 +242,9 @@ function (map, tiles, data) {
         zIndexOffset: (small ? 0 : kind === 'rerank' ? 600 : 300) - number});
       marker.bindPopup(() => popup(pin), {autoPanPadding: [30, 30]});
       if (host !== document) {
-        marker.on('click', () => window.parent.postMessage({selavprPick: pin.i}, window.origin));
+        const pick = () => window.parent.postMessage({selavprPick: pin.i}, window.origin);
+        marker.on('click', pick);
+        marker.on('keypress', (event) => event.originalEvent.key === 'Enter' && pick());
       }
       const layer = kind === 'rerank' ? 'layer_rerank' : 'layer_global';
       const label = () => [pin.street || '?', say(layer), number].join(', ');

@@ -172,8 +172,7 @@ linear-gradient(90deg,#7c3aed 3px,#0000 3px 5px,#7c3aed 5px) 9px 4px/8px 2px no-
 .sv-pair img{display:block;margin:0 auto;max-width:100%;max-height:480px}
 .sv-heat{display:flex;gap:12px;margin:10px 0 8px}
 .sv-heat figure{margin:0;min-width:0}
-.sv-heat img{height:430px;max-width:100%;object-fit:contain;object-position:left;
- border-radius:10px;display:block;margin:0}
+.sv-heat img{height:auto;max-height:430px;max-width:100%;border-radius:10px;display:block;margin:0}
 .sv-heat figcaption{font-size:13px;color:var(--sv-soft);padding-top:4px}
 .sv-bar{display:flex;height:14px;border-radius:7px;overflow:hidden;gap:1px;margin:8px 0}
 .sv-bar i{display:block;min-width:2px;background:var(--sv-t)}
@@ -203,6 +202,12 @@ linear-gradient(90deg,#7c3aed 3px,#0000 3px 5px,#7c3aed 5px) 9px 4px/8px 2px no-
 footer .divider:last-child{display:none}
 .sv-credits a{color:inherit;text-decoration:underline}
 
+/* The answer that is still there when the photo or the city has been changed. */
+.sv-outdated #sv-result:has(.sv-verdict)::before{content:"This is the answer to the photo and city before.";
+ color:var(--sv-ink);font-weight:600}
+html[lang^=zh] .sv-outdated #sv-result:has(.sv-verdict)::before{content:"这是之前的照片和城市的结果。"}
+.sv-outdated #sv-page:has(.sv-verdict) :is(#sv-result,#sv-wide)>*{opacity:.45}
+
 /* Gradio heads its messages in English whatever the language. */
 html[lang^=zh] .toast-title-row>span{font-size:0}
 html[lang^=zh] .toast-title-row>span::before{content:"提示";font-size:16px}
@@ -230,7 +235,6 @@ html[lang^=zh] .toast-count{font-size:13px}
  .sv-what{font-size:12px}.sv-what b{font-size:13px}
  .sv-move{position:absolute;right:8px;top:8px;background:var(--sv-card);border-radius:8px;
   padding:0 6px;min-width:0}
- .sv-pair img{max-width:none;max-height:none;height:260px}
  .sv-heat{flex-direction:column}
  .sv-heat img{width:100%;height:auto}
  .sv-pair-names{display:block}.sv-pair-names>span{display:block;text-align:left}
@@ -309,6 +313,13 @@ START = """
     }, 700);
   }
   if (wanted) window.selavprLanguage(wanted.startsWith('zh') ? 'zh-CN' : 'en');
+  // On a phone the answer, and what tells that it is being made, lie below the form.
+  document.addEventListener('click', (event) => {
+    const asks = document.querySelector('#sv-photo img') ? '#sv-locate, ' : '';
+    if (!event.target.closest(asks + '[data-example]')) return;
+    const result = document.getElementById('sv-result');
+    if (result?.getBoundingClientRect().top > innerHeight * 0.8) result.scrollIntoView();
+  });
   window.addEventListener('message', (event) => {
     if (event.origin !== location.origin || event.data?.selavprPick === undefined) return;
     const card = `[data-candidate="${Number(event.data.selavprPick)}"]`;
@@ -329,6 +340,7 @@ SHOW_ANSWER = """
   }
   link.searchParams.delete('pick');
   history.replaceState(null, '', link);
+  document.body.classList.remove('sv-outdated');
   const answer = document.getElementById('sv-answer');
   if (!answer) return;
   answer.focus({preventScroll: true});
@@ -348,6 +360,11 @@ FORGET_EXAMPLE = """
 }
 """
 """A photo of the visitor's own cannot be reopened by a link."""
+
+OUTDATE = """
+() => document.body.classList.toggle('sv-outdated', !!document.querySelector('.sv-verdict'))
+"""
+"""An answer to another photo or about another city is not taken for one to these."""
 
 REOPEN = """
 () => {
@@ -420,7 +437,8 @@ element.addEventListener('click', (event) => {
   }
   document.querySelector('#sv-more iframe.sv-map')?.contentWindow
     .postMessage({selavprShow: number}, location.origin);
-  document.getElementById('sv-matches')?.scrollIntoView({block: 'nearest'});
+  // Whoever picked a pin is to stay at the map.
+  if (event.isTrusted) document.getElementById('sv-matches')?.scrollIntoView({block: 'nearest'});
   trigger('click', {number: number});
 });
 """

@@ -112,7 +112,7 @@ def build_demo(
             _html(cards.notice(note))
         with gr.Row(equal_height=False, elem_id="sv-page"):
             with gr.Column(scale=1, min_width=320, elem_id="sv-side"):
-                photo = gr.Image(
+                photo = _Photo(
                     type="filepath",
                     label=_t("photo"),
                     sources=["upload", "webcam", "clipboard"],
@@ -121,8 +121,6 @@ def build_demo(
                     elem_id="sv-photo",
                     buttons=[],
                 )
-                # Gradio would decode the upload itself; load_image bounds its pixels.
-                photo.preprocess = _path_of
                 city = gr.Dropdown(
                     _labelled({name: r.index.manifest.title for name, r in recognizers.items()}),
                     value=first,
@@ -268,6 +266,7 @@ def build_demo(
             _checked, [photo], [photo], concurrency_limit=1, concurrency_id="check", **_QUIET
         )
         photo.input(lambda: None, None, [truth], js=theme.FORGET_EXAMPLE, **_QUIET)
+        gr.on([photo.input, city.input], None, js=theme.OUTDATE, **_QUIET)
         copies = site.publish(examples)
 
         def choose(city: str, depth: float, event: gr.EventData) -> tuple[Any, ...]:
@@ -491,8 +490,7 @@ def _add_api(site: Site) -> None:
 
     # Not the page's own: the API's pages show labels, and cannot show them in two languages.
     with gr.Row(visible=False):
-        photo = gr.Image(type="filepath", label="street photo")
-        photo.preprocess = _path_of
+        photo = _Photo(type="filepath", label="street photo")
         names = list(site.recognizers)
         inputs = [
             photo,
@@ -633,8 +631,18 @@ def _html(value: str = "", **options: Any) -> Any:
     return gr.HTML(value, apply_default_css=False, **options)
 
 
-def _path_of(upload: Any) -> str | None:
-    return None if upload is None else str(upload.path)
+class _Photo(gr.Image):  # type: ignore[misc]
+    """An upload's path. Gradio would decode and rewrite it; ``load_image`` bounds its pixels.
+
+    A class and no method put on one object: for an upload that is taken away, Gradio makes the
+    visitor a new object of the same class.
+    """
+
+    is_template = True  # its look is gr.Image's
+
+    def preprocess(self, payload: Any) -> str | None:
+        """The path of the visitor's file, as it is."""
+        return None if payload is None else str(payload.path)
 
 
 def _labelled(titles: Mapping[str, str]) -> list[tuple[str, str]]:

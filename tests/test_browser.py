@@ -340,9 +340,25 @@ def test_picking_a_candidate_draws_its_lines(visit) -> None:  # type: ignore[no-
 def test_pin_on_the_map_picks_its_candidate(visit) -> None:  # type: ignore[no-untyped-def]
     visitor = visit()
     visitor.try_example()
-    visitor.map.locator(".pin.rerank", has_text=re.compile("^4$")).dispatch_event("click")
+    pin = visitor.map.locator(".pin.rerank", has_text=re.compile("^4$"))
+    pin.dispatch_event("click")
     expect(visitor.page.locator(".sv-picked")).to_contain_text("No. 4", timeout=PATIENCE)
     expect(visitor.map.locator(".leaflet-popup-content")).to_contain_text("→ #4")
+    other = visitor.map.locator(".pin.rerank", has_text=re.compile("^3$"))
+    other.focus()
+    before = visitor.page.evaluate("scrollY")
+    visitor.page.keyboard.press("Enter")
+    expect(visitor.page.locator(".sv-picked")).to_contain_text("No. 3", timeout=PATIENCE)
+    assert visitor.page.evaluate("scrollY") == before  # whoever looks at the map stays there
+
+
+def test_scrolling_past_the_map_does_not_zoom_it(visit) -> None:  # type: ignore[no-untyped-def]
+    visitor = visit()
+    visitor.try_example()
+    zooms = "document.querySelector('iframe.sv-map').contentWindow.selavprMap.scrollWheelZoom"
+    visitor.wait_for(f"{zooms} && !{zooms}.enabled()")
+    visitor.map.locator(".leaflet-container").click(position={"x": 20, "y": 200})
+    visitor.wait_for(f"{zooms}.enabled()")
 
 
 def test_sliders_choose_lines(visit) -> None:  # type: ignore[no-untyped-def]
@@ -401,6 +417,30 @@ def test_error_is_told_in_the_visitors_language(visit, tmp_path: Path) -> None: 
         "getComputedStyle(document.querySelector('.toast-title-row>span'), '::before').content"
     )
     assert visitor.page.evaluate(heading) == '"请注意"'
+
+
+def test_every_photo_of_a_visitor_is_read_the_same_way(  # type: ignore[no-untyped-def]
+    visit, tmp_path: Path, photo: Path
+) -> None:
+    """Gradio makes a visitor a new photo box for an answer to it, which must read files as ours."""
+    visitor = visit()
+    page = visitor.page
+    visitor.upload(photo)
+    page.get_by_role("button", name="Locate").click()
+    visitor.explained()
+    page.get_by_label("Remove Image").click()
+    # What is still shown is no answer to what is chosen now.
+    visitor.wait_for("document.body.classList.contains('sv-outdated')")
+    disguised = tmp_path / "notes.jpg"
+    disguised.write_text("Not a photo at all.")
+    visitor.upload(disguised)
+    toast = page.get_by_text("is not a photo this app can read")
+    expect(toast.first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#sv-photo img")).to_have_count(0)
+    visitor.upload(photo)
+    expect(page.locator("#sv-photo img")).to_have_count(1, timeout=PATIENCE)
+    page.get_by_role("button", name="Locate").click()
+    visitor.wait_for("!document.body.classList.contains('sv-outdated')")
 
 
 def test_bomb_is_refused(visit, tmp_path: Path, shots: Path) -> None:  # type: ignore[no-untyped-def]
@@ -520,6 +560,9 @@ def test_keyboard_alone(visit) -> None:  # type: ignore[no-untyped-def]
         raise AssertionError(f"Tab never came to {condition}")
 
     tab_to(".sv-skip")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "sv-answer"
+    page.evaluate("document.querySelector('.sv-skip').focus()")
     tab_to("[data-do=theme]")
     tab_to("#sv-locate")
     tab_to("[data-example='0']")

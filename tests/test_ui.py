@@ -465,6 +465,17 @@ def test_a_photo_that_was_deleted_is_asked_for_again(page: Page) -> None:
     assert str(page.photos[0].parent) not in error.value.message
 
 
+def test_uploads_are_not_decoded_before_they_are_bounded(page: Page) -> None:
+    """Neither by the page's own box nor by the one that Gradio makes a visitor of its class."""
+    for name in ("show", "locate", "matches"):
+        box = page.named(name).inputs[0]
+        again = box.__class__(**box.constructor_args)
+        for one in (box, again):
+            found = one.preprocess(gr.data_classes.ImageData(path="/nowhere/big.png"))
+            assert found == "/nowhere/big.png"
+            assert one.preprocess(None) is None and one.get_block_name() == "image"
+
+
 def test_numbers_that_are_missing_or_out_of_range(page: Page) -> None:
     """People empty a number box before they type; programs are told what is wrong."""
     *_, lines, least, _ = page.named("redraw").inputs
