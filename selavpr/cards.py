@@ -83,7 +83,8 @@ def empty(title: str, count: int, overview: str) -> str:
     """
     note = both("empty_note", count=f"{count:,}", city=title)
     return (
-        f'<section class="sv-empty" id="sv-answer" tabindex="-1"><div class="sv-lead"><div aria-hidden="true">{_LOGO}</div>'
+        '<section class="sv-empty" id="sv-answer" tabindex="-1">'
+        f'<div class="sv-lead"><div aria-hidden="true">{_LOGO}</div>'
         f"<div><h2>{both('empty')}</h2><p>{note}</p></div></div>{overview}</section>"
     )
 

@@ -203,9 +203,11 @@ footer .divider:last-child{display:none}
 .sv-credits a{color:inherit;text-decoration:underline}
 
 /* The answer that is still there when the photo or the city has been changed. */
-.sv-outdated #sv-result:has(.sv-verdict)::before{content:"This is the answer to the photo and city before.";
+.sv-outdated #sv-result:has(.sv-verdict)::before{
+ content:"This is the answer to the photo and city before.";
  color:var(--sv-ink);font-weight:600}
-html[lang^=zh] .sv-outdated #sv-result:has(.sv-verdict)::before{content:"这是之前的照片和城市的结果。"}
+html[lang^=zh] .sv-outdated #sv-result:has(.sv-verdict)::before{
+ content:"这是之前的照片和城市的结果。"}
 .sv-outdated #sv-page:has(.sv-verdict) :is(#sv-result,#sv-wide)>*{opacity:.45}
 
 /* Gradio heads its messages in English whatever the language. */

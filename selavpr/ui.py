@@ -112,8 +112,7 @@ def build_demo(
             _html(cards.notice(note))
         with gr.Row(equal_height=False, elem_id="sv-page"):
             with gr.Column(scale=1, min_width=320, elem_id="sv-side"):
-                photo = _Photo(
-                    type="filepath",
+                photo = _photo(
                     label=_t("photo"),
                     sources=["upload", "webcam", "clipboard"],
                     height=300,
@@ -262,9 +261,10 @@ def build_demo(
             **_QUIET,
         )
         # One at a time: opened, a photo of a megabyte may take half a gigabyte.
-        photo.upload(
-            _checked, [photo], [photo], concurrency_limit=1, concurrency_id="check", **_QUIET
+        checked = photo.upload(
+            _check, [photo], concurrency_limit=1, concurrency_id="check", **_QUIET
         )
+        checked.failure(lambda: None, None, [photo], **_QUIET)
         photo.input(lambda: None, None, [truth], js=theme.FORGET_EXAMPLE, **_QUIET)
         gr.on([photo.input, city.input], None, js=theme.OUTDATE, **_QUIET)
         copies = site.publish(examples)
@@ -490,7 +490,7 @@ def _add_api(site: Site) -> None:
 
     # Not the page's own: the API's pages show labels, and cannot show them in two languages.
     with gr.Row(visible=False):
-        photo = _Photo(type="filepath", label="street photo")
+        photo = _photo(label="street photo")
         names = list(site.recognizers)
         inputs = [
             photo,
@@ -631,18 +631,20 @@ def _html(value: str = "", **options: Any) -> Any:
     return gr.HTML(value, apply_default_css=False, **options)
 
 
-class _Photo(gr.Image):  # type: ignore[misc]
-    """An upload's path. Gradio would decode and rewrite it; ``load_image`` bounds its pixels.
+def _photo(**options: Any) -> Any:
+    """A box for a photo, read as the file's path.
 
-    A class and no method put on one object: for an upload that is taken away, Gradio makes the
-    visitor a new object of the same class.
+    Gradio would decode the upload and write it anew; ``load_image`` bounds its pixels. No listener
+    may answer with an update of the box, ``gr.skip`` included: Gradio would make the visitor a new
+    one, and that decodes.
     """
+    photo = gr.Image(type="filepath", **options)
+    photo.preprocess = _path_of
+    return photo
 
-    is_template = True  # its look is gr.Image's
 
-    def preprocess(self, payload: Any) -> str | None:
-        """The path of the visitor's file, as it is."""
-        return None if payload is None else str(payload.path)
+def _path_of(upload: Any) -> str | None:
+    return None if upload is None else str(upload.path)
 
 
 def _labelled(titles: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -683,15 +685,14 @@ def _given(photo: str | None) -> str:
     return photo
 
 
-def _checked(photo: str | None) -> Any:
-    """Say at once that an upload is unusable, and take it away."""
+def _check(photo: str | None) -> None:
+    """Say at once that an upload is unusable; whoever listens to the failure takes it away."""
     try:
         if photo:
             load_image(photo)
     except PhotoError as error:
         gr.Warning(_explained(error), title="")
-        return None
-    return gr.skip()
+        raise gr.Error(visible=False, print_exception=False) from error
 
 
 def _theme() -> Any:

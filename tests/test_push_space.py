@@ -144,12 +144,39 @@ def test_second_push_deletes_what_is_gone(hub: SpaceHub, main, checkout: Path) -
 def test_weights_and_index_go_along_and_are_what_serves(  # type: ignore[no-untyped-def]
     hub: SpaceHub, main, checkout: Path, built: Path
 ) -> None:
-    weights = checkout / "assets" / "weights"
+    weights = checkout / "mine"
+    weights.mkdir()
+    for name in ("adapters.safetensors", "config.json"):
+        (weights / name).write_text(name)
     options = ["--weights", str(weights), "org/weights", "--index", str(built), "org/town"]
     assert main(["org/space", *options]) == 0
-    assert set(hub.repos["org/weights"].files) == {"w.bin"}
+    assert set(hub.repos["org/weights"].files) == {"adapters.safetensors", "config.json"}
     assert {"manifest.json", "README.md"} < set(hub.repos["datasets/org/town"].files)
     assert hub.variables == {"SELAVPR_MODEL": "org/weights", "SELAVPR_INDEX": "org/town"}
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["config.json", "checkpoint.safetensors"], "There is no model in"),
+        (["config.json", "adapters.safetensors", ".env"], "holds .env"),
+    ],
+)
+def test_a_folder_that_is_more_than_a_model_is_not_pushed(  # type: ignore[no-untyped-def]
+    hub: SpaceHub,
+    main,
+    tmp_path: Path,
+    names: list[str],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("HF_TOKEN=hf_x")
+    assert main(["org/space", "--weights", str(folder), "org/weights"]) == 2
+    assert problem in capsys.readouterr().err
+    assert hub.requests == []
 
 
 def test_dry_run_asks_nobody(hub: SpaceHub, main, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

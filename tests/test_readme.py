@@ -80,6 +80,7 @@ def test_the_steps_that_remake_the_city_can_be_run() -> None:
         ("```bash\nA=b python -m selavpr index build o --from a \\\n  --bach 3\n```", "--bach"),
         ("```bash\npip install -r requirements-x.txt && python app.py\n```", "does not exist"),
         ("```bash\npython app.py --mpc\n```", "no --mpc there"),
+        ("```python\nx = 1\n```\nOr\n```bash\npython app.py --mpc\n```", "no --mpc there"),
         ("```bash\npython -m benchmarks.lod\n```", "benchmarks/lod.py does not exist"),
         ("Say `python -m tools.fuzz --hours 1`.", "no --hours there"),
         ("Say `python tools/pick_examples.py`.", "it is python -m tools.pick_examples"),

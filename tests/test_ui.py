@@ -408,7 +408,7 @@ def test_a_full_line_stops_photos_and_nothing_else(page: Page) -> None:
             assert (await asked("locate", f"v{i}"))[0]
         for name in ("locate", "matches", "show"):
             assert await asked(name, "late") == (False, "queue_full")
-        for name in ("draw_map", "columns", "first_pick", "heat", "pick", "redraw", "_checked"):
+        for name in ("draw_map", "columns", "first_pick", "heat", "pick", "redraw", "_check"):
             assert (await asked(name, "served"))[0], name
         for i in range(ui.QUEUE * ui.PER_VISITOR):  # nor is anything else without end
             taken, why = await asked("redraw", f"r{i}")
@@ -463,17 +463,6 @@ def test_a_photo_that_was_deleted_is_asked_for_again(page: Page) -> None:
         )
     assert "choose it again" in error.value.message and "重新选择" in error.value.message
     assert str(page.photos[0].parent) not in error.value.message
-
-
-def test_uploads_are_not_decoded_before_they_are_bounded(page: Page) -> None:
-    """Neither by the page's own box nor by the one that Gradio makes a visitor of its class."""
-    for name in ("show", "locate", "matches"):
-        box = page.named(name).inputs[0]
-        again = box.__class__(**box.constructor_args)
-        for one in (box, again):
-            found = one.preprocess(gr.data_classes.ImageData(path="/nowhere/big.png"))
-            assert found == "/nowhere/big.png"
-            assert one.preprocess(None) is None and one.get_block_name() == "image"
 
 
 def test_numbers_that_are_missing_or_out_of_range(page: Page) -> None:

@@ -61,7 +61,9 @@ def check(text: str, folder: Path, name: str) -> list[str]:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The commands in a document's shell blocks, word by word, without variables before them."""
-    for block in re.findall(r"```(?:bash)?\n(.*?)```", text, flags=re.DOTALL):
+    # Every block is read, or the end of one in Python would pass for the start of one in bash.
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    for block in (block for language, block in blocks if language in ("", "bash")):
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"&&|;|\|", line.partition(" #")[0]):
                 try:

@@ -116,18 +116,24 @@ def main() -> None:
     assert not problems, problems
     with (args.city / "places.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
-    shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True)
-    with (args.out / "examples.csv").open("w", newline="", encoding="utf-8") as file:
+    chosen = choose(answers, recognizer)
+    if args.out.exists() and not (args.out / "examples.csv").is_file():
+        raise SystemExit(f"{args.out} holds no examples; it is left as it is.")
+    partial = args.out.with_name(args.out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with (partial / "examples.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("image", "title", "latitude", "longitude", "title_zh"))
-        for title, answer in choose(answers, recognizer):
+        for title, answer in chosen:
             name = title.lower().replace(" ", "-") + ".jpg"
-            shutil.copyfile(answer.query.path, args.out / name)
+            shutil.copyfile(answer.query.path, partial / name)
             row = rows[answer.query.path.relative_to(args.city.resolve()).as_posix()]
             place = (row["latitude"], row["longitude"])  # of photos from elsewhere, too
-            table.writerow((name, title, *place, TITLES_ZH[title]))
+            table.writerow((name, title, *place, TITLES_ZH.get(title, title)))
             print(f"{title}: {answer.query.path.name}")
+    shutil.rmtree(args.out, ignore_errors=True)
+    partial.rename(args.out)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import huggingface_hub
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from selavpr import hub, published  # noqa: E402 - the tool runs from anywhere
+from selavpr import hub, published, weights  # noqa: E402 - the tool runs from anywhere
 from selavpr.errors import SelaVPRError  # noqa: E402
 
 CARD, THUMBNAIL = "README.md", "assets/readme/thumbnail.jpg"
@@ -118,6 +118,23 @@ def push_space(repo: str, root: Path, files: list[str], variables: dict[str, str
     return str(address)
 
 
+def check_model(folder: Path) -> None:
+    """Refuse to push a folder in which anything but a model is.
+
+    Raises:
+        SelaVPRError: it is no model, or it holds other files, which everybody could read then.
+    """
+    names = {path.name for path in folder.iterdir()}
+    if not {weights.ADAPTERS_FILE, weights.CONFIG_FILE} <= names:
+        raise SelaVPRError(f"There is no model in {folder}.")
+    known = {weights.ADAPTERS_FILE, weights.BACKBONE_FILE, weights.CONFIG_FILE}
+    if others := sorted(names - known - {"README.md", "LICENSE"}):
+        raise SelaVPRError(
+            f"{folder} holds {others[0]}, which is no part of a model and would be public; "
+            "push a folder with a model alone."
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Push, or say what would be pushed; 2 after an error that the user can mend."""
     parser = argparse.ArgumentParser(description="Push the app to a Hugging Face Space.")
@@ -142,6 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
         for folder, repo, kind, _ in extras:
             if not Path(folder).is_dir():
                 raise SelaVPRError(f"There is no folder {folder} to push to {repo}.")
+            if kind == "model":
+                check_model(Path(folder))
             print(f"{folder} -> {kind} {repo}")
         for path in files if args.dry_run else ():
             print(f"{(ROOT / path).stat().st_size:>12,}  {path}")

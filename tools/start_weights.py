@@ -71,8 +71,11 @@ def main() -> None:
             dtype=torch.float16,
         )
         # The backbone stays the file that extract_backbone.py made, the card what people wrote.
+        args.out.mkdir(parents=True, exist_ok=True)
         for name in (weights.CONFIG_FILE, weights.ADAPTERS_FILE):
             shutil.copyfile(made / name, args.out / name)
+        if not (args.out / weights.BACKBONE_FILE).exists():
+            shutil.copyfile(args.backbone, args.out / weights.BACKBONE_FILE)
     print(f"{args.out}: from {len(photos)} photos, fingerprint {model.fingerprint()}")
 
 

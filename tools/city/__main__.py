@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import logging
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -30,6 +32,7 @@ def run_shards(jobs: int) -> None:
     threads do.
     """
     command = [sys.executable, "-m", "tools.city", *sys.argv[1:]]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # they end with this process
     running = [subprocess.Popen([*command, "--shard", f"{i}/{jobs}"]) for i in range(jobs)]
     try:
         failed = [p.wait() for p in running]
@@ -48,6 +51,18 @@ def all_of(captures: list[plan.Capture]) -> list[plan.Capture]:
     """
     whole = plan.everything()
     return whole if set(captures) <= set(whole) else captures
+
+
+def check_folder(out: Path, captures: list[plan.Capture]) -> None:
+    """Stops where a table of pictures of another set would be replaced."""
+    table = out / "places.csv"
+    if not table.exists():
+        return
+    names = {c.image for c in all_of(captures)}
+    with table.open(newline="", encoding="utf-8") as file:
+        others = [row["image"] for row in csv.DictReader(file) if row["image"] not in names]
+    if others:
+        raise SystemExit(f"{out} holds another set, with {others[0]}; choose another --out.")
 
 
 def main() -> None:
@@ -72,6 +87,7 @@ def main() -> None:
             len(pending(args.out, captures)),
         )
         return
+    check_folder(args.out, captures)
     cache = args.cache or args.out / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
     if args.tables:

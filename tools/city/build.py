@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,7 @@ def render_all(
     """
     part, parts = shard
     work = _tiles(pending(out, captures))[part::parts]
-    raw = cache / f"raw{part}.png"
+    raw = cache / f"raw{part}-{os.getpid()}.png"  # two runs may share a cache
     done = 0
     total = sum(len(tile) for tile in work)
     with tqdm(
@@ -75,6 +76,7 @@ def render_all(
                 tile = tile[: limit - done]
             if tile:
                 done += _render_tile(out, tile, cache, raw, threads, bar)
+    raw.unlink(missing_ok=True)
     return done
 
 

@@ -67,6 +67,9 @@ def main() -> None:
         if all(r["image"] in plan for r in rows):
             break
     problems = check_rows(rows, plan)
+    problems += [f"{r['image']}: no picture" for r in rows if not (out / r["image"]).is_file()]
+    if not rows:
+        problems.append("places.csv names no picture")
     for problem in problems:
         print(problem)
     print(f"{len(rows)} captures, {len(problems)} problems")

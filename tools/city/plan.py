@@ -105,6 +105,7 @@ class Draw:
 
 
 SHOWN = Draw("", 50, 100, ("validation", "test"))
+SAMPLE = Draw("s", 50, 100, ("validation", "test"))  # of other references: other pictures
 CALIBRATION = Draw("c", 250, 700, ("validation",))
 
 
@@ -316,8 +317,8 @@ def sample() -> list[Capture]:
     """A small set around Kasarmitori to try the rest of the project on."""
     area = Point(140, -290)
     refs = [r for r in references() if area.distance(Point(r.pose.x, r.pose.y)) < 115][:60]
-    near = queries(refs, 4)
-    away = outside(6)
+    near = queries(refs, 4, SAMPLE)
+    away = outside(6, SAMPLE)
     return [*_linked(refs, refs), *near, *away]
 
 
