@@ -29,6 +29,7 @@ from selavpr.errors import OptionError
 from selavpr.evaluation import table, write_json
 from selavpr.recipes import Recipe, from_dict, read_recipe
 from selavpr.validation import read_validation, validate
+from selavpr.weights import digest
 
 UNTRAINED = "no adapters"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -110,7 +111,7 @@ def measure(
     if photos is None:
         return cells
     for name in baselines.SETS:
-        if name == "city":
+        if name == "city" or not baselines.found(name, photos, None):
             continue
         task = baselines.trial(name, photos, None, queries)
         lists, _ = baselines.global_lists(model, task, CANDIDATES, work)
@@ -148,10 +149,13 @@ def main() -> None:
     if not base.validation:
         raise OptionError(f"{args.recipe} names no validation photos to measure on.")
     args.work.mkdir(parents=True, exist_ok=True)
+    first = SelaVPR.from_pretrained(args.start, device="cpu").fingerprint()
     report: dict[str, Any] = {}
     for name in args.variants:
         recipe = recipe_of(name, base, args.start, args.updates)
-        run = args.work / f"{name.replace(' ', '-')}-{args.updates}"
+        # Another start, recipe or set of photos gets figures of its own.
+        key = digest([dataclasses.asdict(recipe), first, str(args.photos)]).partition(":")[2][:8]
+        run = args.work / f"{name.replace(' ', '-')}-{args.updates}-{key}"
         kept = args.work / f"{run.name}-{args.input_size or recipe.input_size}-{args.queries}.json"
         if not kept.is_file():
             model = trained(name, recipe, run)

@@ -85,16 +85,26 @@ class Trial:
         return bool(np.isfinite(self.distances_m).all())
 
 
+FOLDERS = {"bgu": "bgu_campus", "penn": "penn_campus", "seasons": "seasons_5x12"}
+"""Of photo sets, by the first part of their names."""
+
+
+def found(name: str, photos: Path | None, city: Path | None) -> bool:
+    """Whether a set is there."""
+    if name == "city" or photos is None:
+        return name == "city" and city is not None
+    return (photos / FOLDERS[name.partition("-")[0]] / "images.csv").is_file()
+
+
 def trial(name: str, photos: Path, city: Path | None, limit: int) -> Trial:
     """Read a set; at most ``limit`` of its queries, by lot, when it is not 0."""
     if name == "city":
         assert city is not None, "--city names the table"
         queries, database = read_city(city)
     else:
-        folder = {"bgu": "bgu_campus", "penn": "penn_campus", "seasons": "seasons_5x12"}
-        found = read_benchmark(photos / folder[name.partition("-")[0]] / "images.csv")
-        queries = list(found.queries + found.unassigned)
-        database = list(found.database + found.unassigned)
+        listed = read_benchmark(photos / FOLDERS[name.partition("-")[0]] / "images.csv")
+        queries = list(listed.queries + listed.unassigned)
+        database = list(listed.database + listed.unassigned)
     if name.startswith("bgu"):
         queries = [q for q in queries if q.condition == name.partition("-")[2]]
         database = [p for p in database if p.condition == "day"]
@@ -389,9 +399,7 @@ def main() -> None:
     add("--costs", type=Path, metavar="JSON", help="plot the costs that a --json of another run "
         "has: one of few --queries, with nothing else running")  # fmt: skip
     args = parser.parse_args()
-    sets = args.sets or [
-        name for name in SETS if (args.city if name == "city" else args.photos) is not None
-    ]
+    sets = args.sets or [name for name in SETS if found(name, args.photos, args.city)]
     if not sets:
         parser.error("name --photos or --city")
     model = SelaVPR.from_pretrained(args.model, device=args.device)

@@ -67,7 +67,11 @@ def ask(client: Client, photo: Path) -> dict[str, Any]:
 
 def visit(address: str, photo: Path, expected: tuple[Any, ...], until: float, tally: Tally) -> None:
     """One user, until the time is up."""
-    client = Client(address, verbose=False)
+    try:
+        client = Client(address, verbose=False)
+    except Exception as error:
+        tally.errors.append(f"no connection: {type(error).__name__}: {error}"[:200])
+        return
     while time.monotonic() < until:
         start = time.monotonic()
         try:
