@@ -111,7 +111,7 @@ def measure(
     if photos is None:
         return cells
     for name in baselines.SETS:
-        if name == "city" or not baselines.found(name, photos, None):
+        if not baselines.is_there(name, photos, None):
             continue
         task = baselines.trial(name, photos, None, queries)
         lists, _ = baselines.global_lists(model, task, CANDIDATES, work)

@@ -89,11 +89,16 @@ FOLDERS = {"bgu": "bgu_campus", "penn": "penn_campus", "seasons": "seasons_5x12"
 """Of photo sets, by the first part of their names."""
 
 
-def found(name: str, photos: Path | None, city: Path | None) -> bool:
-    """Whether a set is there."""
-    if name == "city" or photos is None:
-        return name == "city" and city is not None
-    return (photos / FOLDERS[name.partition("-")[0]] / "images.csv").is_file()
+def listing(name: str, photos: Path) -> Path:
+    """The table of a photo set."""
+    return photos / FOLDERS[name.partition("-")[0]] / "images.csv"
+
+
+def is_there(name: str, photos: Path | None, city: Path | None) -> bool:
+    """Whether a set can be measured: a city that was named, or photos in their folder."""
+    if name == "city":
+        return city is not None
+    return photos is not None and listing(name, photos).is_file()
 
 
 def trial(name: str, photos: Path, city: Path | None, limit: int) -> Trial:
@@ -102,7 +107,7 @@ def trial(name: str, photos: Path, city: Path | None, limit: int) -> Trial:
         assert city is not None, "--city names the table"
         queries, database = read_city(city)
     else:
-        listed = read_benchmark(photos / FOLDERS[name.partition("-")[0]] / "images.csv")
+        listed = read_benchmark(listing(name, photos))
         queries = list(listed.queries + listed.unassigned)
         database = list(listed.database + listed.unassigned)
     if name.startswith("bgu"):
@@ -399,7 +404,7 @@ def main() -> None:
     add("--costs", type=Path, metavar="JSON", help="plot the costs that a --json of another run "
         "has: one of few --queries, with nothing else running")  # fmt: skip
     args = parser.parse_args()
-    sets = args.sets or [name for name in SETS if found(name, args.photos, args.city)]
+    sets = args.sets or [name for name in SETS if is_there(name, args.photos, args.city)]
     if not sets:
         parser.error("name --photos or --city")
     model = SelaVPR.from_pretrained(args.model, device=args.device)

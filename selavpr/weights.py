@@ -44,7 +44,9 @@ ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE = (
     "backbone.safetensors",
     "config.json",
 )
-_MODEL_FILES = (ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE)
+MODEL_FILES = (ADAPTERS_FILE, BACKBONE_FILE, CONFIG_FILE)
+"""All that a model's folder may hold; the backbone may be the Hub's instead."""
+
 FORMAT_VERSION = 1
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -191,7 +193,7 @@ def check_target(folder: str | os.PathLike[str]) -> None:
     if not target.exists():
         return
     try:
-        others = sorted({path.name for path in target.iterdir()} - set(_MODEL_FILES))
+        others = sorted({path.name for path in target.iterdir()} - set(MODEL_FILES))
     except OSError as error:
         raise WeightsError(f"Cannot look into {target}: {error.strerror}.") from error
     if others:

@@ -45,7 +45,7 @@ def check(text: str, folder: Path, name: str) -> list[str]:
     for target in re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
         if not re.match(r"[a-z]+:", target) and not (folder / target).exists():
             found.append(f"{name} links to {target}, which does not exist.")
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+    for block in _blocks(text, "python"):
         try:
             compile(block, name, "exec")
         except SyntaxError as error:
@@ -61,9 +61,7 @@ def check(text: str, folder: Path, name: str) -> list[str]:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The commands in a document's shell blocks, word by word, without variables before them."""
-    # Every block is read, or the end of one in Python would pass for the start of one in bash.
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    for block in (block for language, block in blocks if language in ("", "bash")):
+    for block in _blocks(text, "", "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"&&|;|\|", line.partition(" #")[0]):
                 try:
@@ -74,6 +72,13 @@ def commands(text: str) -> Iterator[list[str]]:
                     del words[0]
                 if words:
                     yield words
+
+
+def _blocks(text: str, *languages: str) -> list[str]:
+    """The code blocks in one of the languages."""
+    # All are read, or the end of one in Python would pass for the start of one in no language.
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    return [block for language, block in found if language in languages]
 
 
 def _missing_modules(text: str) -> list[str]:

@@ -127,8 +127,7 @@ def check_model(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     if not {weights.ADAPTERS_FILE, weights.CONFIG_FILE} <= names:
         raise SelaVPRError(f"There is no model in {folder}.")
-    known = {weights.ADAPTERS_FILE, weights.BACKBONE_FILE, weights.CONFIG_FILE}
-    if others := sorted(names - known - {"README.md", "LICENSE"}):
+    if others := sorted(names - {*weights.MODEL_FILES, "README.md", "LICENSE"}):
         raise SelaVPRError(
             f"{folder} holds {others[0]}, which is no part of a model and would be public; "
             "push a folder with a model alone."

@@ -53,12 +53,12 @@ def all_of(captures: list[plan.Capture]) -> list[plan.Capture]:
     return whole if set(captures) <= set(whole) else captures
 
 
-def check_folder(out: Path, captures: list[plan.Capture]) -> None:
-    """Stops where a table of pictures of another set would be replaced."""
+def check_folder(out: Path, whole: list[plan.Capture]) -> None:
+    """Stops where a table would be replaced that names pictures beside the whole of a set."""
     table = out / "places.csv"
     if not table.exists():
         return
-    names = {c.image for c in all_of(captures)}
+    names = {c.image for c in whole}
     with table.open(newline="", encoding="utf-8") as file:
         others = [row["image"] for row in csv.DictReader(file) if row["image"] not in names]
     if others:
@@ -87,23 +87,22 @@ def main() -> None:
             len(pending(args.out, captures)),
         )
         return
-    check_folder(args.out, captures)
-    cache = args.cache or args.out / ".cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    if args.tables:
-        finish(args.out, all_of(captures))
-        return
+    cache = (args.cache or args.out / ".cache").resolve()
     part, parts = (int(n) for n in args.shard.split("/"))
-    if parts == 1 and args.jobs > 1:
-        # Before the processes start, so that no two paint the same file.
-        prepare(cache.resolve())
-        write_signs(cache.resolve() / "signs.png", sign_names(load_city()))
-        run_shards(args.jobs)
-    else:
-        render_all(args.out, captures, cache.resolve(), args.threads, args.limit, (part, parts))
     if parts > 1:
+        render_all(args.out, captures, cache, args.threads, args.limit, (part, parts))
         return
-    finish(args.out, all_of(captures))
+    whole = all_of(captures)
+    check_folder(args.out, whole)
+    cache.mkdir(parents=True, exist_ok=True)
+    if not args.tables and args.jobs > 1:
+        # Before the processes start, so that no two paint the same file.
+        prepare(cache)
+        write_signs(cache / "signs.png", sign_names(load_city()))
+        run_shards(args.jobs)
+    elif not args.tables:
+        render_all(args.out, captures, cache, args.threads, args.limit)
+    finish(args.out, whole)
 
 
 if __name__ == "__main__":
