@@ -13,7 +13,10 @@ the row's maximum equals its column's maximum, so no second arg-max is needed.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -34,6 +37,9 @@ waiting threads behind: they make the network a fifth slower for the next photo.
 
 GPU_BYTES = 128 << 20
 """Similarities held at a time on a GPU: enough to fill it, far below the 5.5 GB of the reference"""
+
+GPU_NUMBERS = 1 << 24
+"""Numbers of candidates looked at at a time by the kernel that holds no similarities; 64 MB more"""
 
 STRIDES = (8, 4)
 """Fast mode looks at every 8th row of both photos first, then at every 4th. Grids are 4w-3 wide, an
@@ -84,7 +90,7 @@ def count_mutual(query: Tensor, candidates: Tensor, mode: Mode = "exact") -> Ten
 
     ``"exact"`` counts every pair in float32. ``"fast"`` counts on samples of the rows first, and in
     full only for the candidates that could still be first; the others get an estimate on the same
-    scale, below every full count.
+    scale, below every full count. On a GPU, where sampling takes longer than it saves, it is exact.
 
     Args:
         query: ``[N, D]`` descriptors.
@@ -102,7 +108,7 @@ def count_mutual(query: Tensor, candidates: Tensor, mode: Mode = "exact") -> Ten
         raise OptionError(f"mode must be 'exact' or 'fast', not {mode!r}.")
     if not len(query) or not candidates.shape[1]:
         return torch.zeros(len(candidates), dtype=torch.int64, device=query.device)
-    if mode == "exact" or len(candidates) <= FINALISTS:
+    if mode == "exact" or len(candidates) <= FINALISTS or query.device.type != "cpu":
         return _count(query, candidates)
     rows = torch.arange(len(candidates), device=query.device)
     rounds = []
@@ -231,18 +237,19 @@ def _check(query: Tensor, candidates: Tensor) -> None:
 
 def _count(query: Tensor, candidates: Tensor) -> Tensor:
     """Exact counts, ``[K]``, for float inputs of any type."""
-    query = query.float()
-    step = 1
-    if query.device.type != "cpu":
-        step = max(1, GPU_BYTES // (4 * len(query) * candidates.shape[1]))
-    counts = []
-    for block in torch.split(candidates, step):
-        best, row_max, col_max = _extrema(query, block.float())
-        # The distinct columns among mutual rows: where rows tie for a column, one of them counts.
-        hit = torch.zeros_like(col_max, dtype=torch.int64)
-        hit.scatter_add_(1, best, (row_max == col_max.gather(1, best)).long())
-        counts.append((hit > 0).sum(1))
+    on_cpu = query.device.type == "cpu"
+    step = 1 if on_cpu else max(1, GPU_NUMBERS // (candidates.shape[1] * candidates.shape[2]))
+    find = _extrema if on_cpu else _extrema_gpu
+    blocks = torch.split(candidates, step)
+    counts = [_distinct(*find(query.float(), block.float())) for block in blocks]
     return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64, device=query.device)
+
+
+def _distinct(best: Tensor, row_max: Tensor, col_max: Tensor) -> Tensor:
+    """Columns among mutual rows, ``[B]``: where rows tie for a column, one of them counts."""
+    hit = torch.zeros_like(col_max, dtype=torch.int64)
+    hit.scatter_add_(1, best, (row_max == col_max.gather(1, best)).long())
+    return (hit > 0).sum(1)
 
 
 def _mutual_rows(best: Tensor, row_max: Tensor, col_max: Tensor) -> Tensor:
@@ -265,6 +272,29 @@ def _extrema(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ``best [B, N]`` int64, ``row_max [B, N]``, ``col_max [B, M]`` float32.
     """
     return (_extrema_cpu if query.device.type == "cpu" else _extrema_torch)(query, block)
+
+
+def _extrema_gpu(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Like ``_extrema``, the maxima in a unit of their own."""
+    kernel = _kernel(query.device.type)
+    found = kernel.extrema(query, block) if kernel is not None else None
+    if found is None:
+        step = max(1, GPU_BYTES // (4 * len(query) * block.shape[1]))
+        parts = [_extrema_torch(query, part) for part in torch.split(block, step)]
+        found = (torch.cat(part) for part in zip(*parts, strict=True))
+    best, row_max, col_max = found
+    return best, row_max, col_max
+
+
+@functools.cache
+def _kernel(device: str) -> ModuleType | None:
+    """None where there is no Triton: it comes with torch's builds for GPUs."""
+    if device != "cuda":
+        return None
+    try:
+        return importlib.import_module("selavpr.fused")
+    except ImportError:
+        return None
 
 
 def _extrema_torch(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from torch.func import functional_call
 
 from selavpr import images, official, replay, weights
 from selavpr.errors import OptionError
+from selavpr.folding import Folded, FoldedBlock
 from selavpr.shapes import adapter_width, trained_shapes
 from selavpr.structs import PATCH, Features, ModelConfig
 
@@ -294,7 +296,12 @@ class SelaVPR(nn.Module):
         return weights.digest([frozen, trained, shape])
 
     def forward(
-        self, pixel_values: Tensor, *, local: bool = False, adapted: bool = True
+        self,
+        pixel_values: Tensor,
+        *,
+        local: bool = False,
+        adapted: bool = True,
+        folded: Sequence[FoldedBlock] = (),
     ) -> Features:
         """Compute the features of a batch.
 
@@ -303,6 +310,7 @@ class SelaVPR(nn.Module):
                 multiples of 14.
             local: also compute the local descriptors.
             adapted: False leaves the adapters out: the plain backbone, for comparison.
+            folded: stand in for the adapted blocks; for inference alone.
 
         Returns:
             ``descriptor [B, C]``, ``tokens [B, H/14, W/14, C]`` and, where asked for,
@@ -319,8 +327,13 @@ class SelaVPR(nn.Module):
             )
         h, w = shape[2] // PATCH, shape[3] // PATCH
         x = self._embed(self.backbone.patch_embed(pixel_values).flatten(1, 2), h, w)
-        for block in self.backbone.blocks:
-            x = block(x, adapted)
+        if folded and adapted:
+            x = x.float()
+            for block in folded:
+                x = block(x)
+        else:
+            for block in self.backbone.blocks:
+                x = block(x, adapted)
         x = self.backbone.norm(x)[:, 1 + self.config.registers :].float()
         tokens = x.reshape(-1, h, w, self.config.width)
         with torch.autocast(pixel_values.device.type, enabled=False):
@@ -403,15 +416,16 @@ class SelaVPR(nn.Module):
         return [features for features in results if features is not None]
 
     def _infer(self, batch: Tensor, local: bool, adapted: bool) -> Features:
-        def compute(pixels: Tensor, replaced: replay.Weights) -> Features:
-            options = {"local": local, "adapted": adapted}
+        def compute(pixels: Tensor, folded: Folded | None) -> Features:
+            options: dict[str, Any] = {"local": local, "adapted": adapted}
             with self._autocast():
-                if replaced:
-                    return functional_call(self, dict(replaced), (pixels,), options)  # type: ignore[no-any-return]
+                if folded is not None:
+                    options["folded"] = folded.blocks
+                    return functional_call(self, dict(folded.weights), (pixels,), options)  # type: ignore[no-any-return]
                 return self(pixels, **options)  # type: ignore[no-any-return]
 
         if self.device.type != "cuda":
-            return compute(batch, {})
+            return compute(batch, None)
         return self._replays(self, self.precision, compute, batch, local, adapted)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -436,18 +450,26 @@ def _resample_positions(grid: Tensor, h: int, w: int) -> Tensor:
     """Bring ``[1, 37*37, C]`` positions to ``[1, h*w, C]`` by the reference's formula.
 
     Bicubic without antialias at a scale of (n + 0.1)/37: the 0.1 guards DINOv2's own output size
-    against rounding, and shifts the samples, so it has to be kept.
+    against rounding, and shifts the samples, so it has to be kept. One direction after the other,
+    as products: torch's own takes longer on a GPU than all of ViT-L.
     """
     if (h, w) == (TRAINED_GRID, TRAINED_GRID):
         return grid
-    square = grid.reshape(1, TRAINED_GRID, TRAINED_GRID, -1).permute(0, 3, 1, 2)
+    square = grid.reshape(TRAINED_GRID, TRAINED_GRID, -1)
     with torch.autocast(grid.device.type, enabled=False):
-        resampled = F.interpolate(
-            square,
-            scale_factor=((h + 0.1) / TRAINED_GRID, (w + 0.1) / TRAINED_GRID),
-            mode="bicubic",
-        )
-    return resampled.permute(0, 2, 3, 1).reshape(1, h * w, -1)
+        rows = torch.tensordot(_bicubic(h, grid.device), square, dims=1)
+        resampled: Tensor = _bicubic(w, grid.device) @ rows
+    return resampled.reshape(1, h * w, -1)
+
+
+@functools.cache  # never forgotten: recordings on a GPU go on reading them
+@torch.inference_mode(False)
+def _bicubic(n: int, device: torch.device) -> Tensor:
+    """``[n, 37]``: by how much each trained position counts for each of n."""
+    each = torch.eye(TRAINED_GRID)[None, :, :, None]
+    scale = (n + 0.1) / TRAINED_GRID
+    taps: Tensor = F.interpolate(each, scale_factor=(scale, 1.0), mode="bicubic")
+    return taps[0, :, :, 0].T.contiguous().to(device)
 
 
 def _device(name: str | torch.device) -> torch.device:

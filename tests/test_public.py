@@ -131,6 +131,7 @@ EXCEPTIONS: dict[str, str] = {
         panoramax.find published.*""",
     "hands work to other machines or a lent GPU; test_rayengine, test_gpu": """
         gpu.* rayengine.*""",
+    "is compiled for a GPU; test_fused has it interpreted, which takes seconds": "fused.extrema",
     "asks this machine how it is; test_doctor gives it others": """
         doctor.* installed.requirements retrieval.peak_memory_mb planning.find_batch_size""",
     "loads a whole model or city, which others take apart; fuzzed by byte in test_weights": """
