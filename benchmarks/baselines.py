@@ -32,9 +32,10 @@ out; how many are left stands in the head of each column. Ties go by the global 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,27 +206,31 @@ def our_descriptors(model: SelaVPR, paths: Sequence[Path]) -> NDArray[np.float32
 def rerank(
     name: str, matcher: Matcher, task: Trial, lists: list[list[int]], work: Path, about: Any
 ) -> tuple[list[list[int]], dict[str, float]]:
-    """The lists in the order of a matcher; seconds per photo and per pair, and bytes per photo."""
-    seen: dict[Path, Any] = {}
-    spent = {"look": 0.0, "looked": 0.0, "kept": 0.0, "score": 0.0, "scored": 0.0}
+    """The lists in the order of a matcher; what a query, a pair and a reference cost."""
+    spent = {"ask": 0.0, "asked": 0.0, "kept": 0.0, "looked": 0.0, "score": 0.0, "scored": 0.0}
+    ask = getattr(matcher, "ask", matcher.look)
 
-    def look(photo: BenchmarkPhoto) -> Any:
-        if photo.path not in seen:
-            start = time.perf_counter()
-            seen[photo.path] = matcher.look(photo.path)
-            spent["look"] += time.perf_counter() - start
+    @functools.cache
+    def seen(path: Path, how: Callable[[Path], Any]) -> Any:
+        start = time.perf_counter()
+        found = how(path)
+        if how == ask:
+            spent["ask"] += time.perf_counter() - start
+            spent["asked"] += 1
+        if how == matcher.look:
+            spent["kept"] += size(found)
             spent["looked"] += 1
-            spent["kept"] += size(seen[photo.path])
-        return seen[photo.path]
+        return found
 
     ordered = []
     settings = {"set": task.name, "matcher": name, "lists": lists, **about}
+    settings |= getattr(matcher, "about", {})
     with Journal(work, f"{task.name}-{name}", settings) as journal:
         for i, rows in enumerate(lists):
             record = journal.done.get(str(i))
             if record is None:
-                query = look(task.queries[i])
-                found = [look(task.database[row]) for row in rows]
+                query = seen(task.queries[i].path, ask)
+                found = [seen(task.database[row].path, matcher.look) for row in rows]
                 start = time.perf_counter()
                 scores = [matcher.score(query, candidate) for candidate in found]
                 seconds = time.perf_counter() - start
@@ -236,7 +241,7 @@ def rerank(
             best = sorted(range(len(rows)), key=lambda j: (-record["scores"][j], j))
             ordered.append([rows[j] for j in best])
     return ordered, {
-        "seconds_per_photo": spent["look"] / max(spent["looked"], 1),
+        "seconds_per_photo": spent["ask"] / max(spent["asked"], 1),
         "seconds_per_pair": spent["score"] / max(spent["scored"], 1),
         "bytes_per_photo": spent["kept"] / max(spent["looked"], 1),
     }

@@ -34,7 +34,11 @@ LEAST = 8
 
 
 class Matcher(Protocol):
-    """A re-ranker."""
+    """A re-ranker.
+
+    With a method ``ask`` it looks at queries otherwise than at candidates; an attribute ``about``
+    adds to what its scores are kept under.
+    """
 
     def look(self, photo: Path) -> Any:
         """What the matcher keeps of a photo."""
@@ -49,6 +53,8 @@ class Ours:
     def __init__(self, model: SelaVPR) -> None:
         """Use a loaded model."""
         self.model = model
+        scales = model.config.query_scales
+        self.about = {"scales": scales} if scales else {}
 
     @torch.inference_mode()
     def look(self, photo: Path) -> torch.Tensor:
@@ -59,10 +65,21 @@ class Ours:
         assert local is not None
         return local[0].flatten(0, 1)
 
-    def score(self, query: torch.Tensor, candidate: torch.Tensor) -> float:
-        """The number of mutual nearest neighbours, exact, or to be expected."""
-        score = expect_mutual if self.model.config.scoring == "expected" else count_mutual
-        return float(score(query, candidate[None])[0])
+    @torch.inference_mode()
+    def ask(self, photo: Path) -> tuple[torch.Tensor, ...]:
+        """The same of a query, and of each further size that the model looks at it in."""
+        further = (
+            self.model.extract_each([photo], scale=scale)[0].tokens[0].flatten(0, 1)
+            for scale in self.model.config.query_scales
+        )
+        return (self.look(photo), *map(self.model.project, further))
+
+    def score(self, query: tuple[torch.Tensor, ...], candidate: torch.Tensor) -> float:
+        """The number of mutual nearest neighbours, exact, or to be expected on average."""
+        if self.model.config.scoring == "expected":
+            each = [expect_mutual(look, candidate[None])[0] for look in query]
+            return float(torch.stack(each).mean())
+        return float(count_mutual(query[0], candidate[None])[0])
 
 
 class Raw:

@@ -158,7 +158,7 @@ def ranked(asked: list[Query], read: Read, expected: bool) -> tuple[list[list[in
         seconds += time.perf_counter() - start
         scores: Sequence[float]
         if expected:
-            scores = expect_local(query.local, query.rows, known_of)
+            scores = expect_local([query.local], query.rows, known_of)
         else:
             scores = count_local(query.local, query.rows, known_of, "exact")
         orders.append([query.rows[i] for i in order_of(scores)])

@@ -74,13 +74,16 @@ class _Cut:
     radius90_m: tuple[float, ...]
 
 
-def fit(samples: Sequence[Sample], top_k: int) -> tuple[Calibration, dict[str, Any]]:
+def fit(
+    samples: Sequence[Sample], top_k: int, query_scales: tuple[float, ...] = ()
+) -> tuple[Calibration, dict[str, Any]]:
     """Fit a calibration.
 
     Args:
         samples: photos of the city and from elsewhere; the shares in which the city's own and
             others will come are taken to be as here.
         top_k: candidates that were re-ranked.
+        query_scales: of the model that answered.
 
     Returns:
         The calibration, and what held-out photos say of it, see ``quality``.
@@ -121,6 +124,7 @@ def fit(samples: Sequence[Sample], top_k: int) -> tuple[Calibration, dict[str, A
     radii = [
         (parts[f].radius50_m[s], parts[f].radius90_m[s]) for f, s in zip(folds, steps, strict=True)
     ]
+    calibration = dataclasses.replace(calibration, query_scales=query_scales)
     return calibration, quality(held["here"], held["right"], errors, verdicts, radii)
 
 

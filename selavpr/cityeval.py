@@ -149,6 +149,7 @@ def ask(
         "model": recognizer.model.fingerprint(),
         "precision": str(recognizer.model.precision),
         "device": recognizer.model.device.type,
+        "scales": recognizer.model.config.query_scales,
         "top_k": top_k,
     }
     answers: list[Answer] = []

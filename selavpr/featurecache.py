@@ -46,6 +46,7 @@ class FeatureCache:
         model: SelaVPR,
         *,
         batch_size: int = 8,
+        scale: float = 1.0,
         progress: Progress = lambda done, total: None,
     ) -> None:
         """Extract what is not there yet.
@@ -55,6 +56,7 @@ class FeatureCache:
             photos: in the order of their numbers.
             model: extracts.
             batch_size: photos per pass.
+            scale: share of the model's input size in which they are looked at.
             progress: called with photos done and photos in all.
 
         Raises:
@@ -72,11 +74,12 @@ class FeatureCache:
             folder.mkdir(parents=True, exist_ok=True)
             for start in range(0, len(photos), PART):
                 group = photos[start : start + PART]
-                about = [fingerprint, str(model.precision), model.device.type, file_states(group)]
+                about: list[Any] = [fingerprint, str(model.precision), model.device.type]
+                about += [file_states(group), *([] if scale == 1 else [scale])]
                 path = folder / f"{digest(about).partition(':')[2]}.safetensors"
                 part = _read(path)
                 if part is None or any_readable(_left_out(part[0], group)):
-                    _extract(path, group, model, batch_size)
+                    _extract(path, group, model, batch_size, scale)
                     part = _read(path)
                 if part is None:
                     raise OptionError(f"{path} cannot be read back; is the disk full?")
@@ -126,7 +129,9 @@ def _left_out(part: Mapping[str, Tensor], photos: Sequence[Path]) -> list[Path]:
     return [photo for i, photo in enumerate(photos) if f"{i}.grid" not in part]
 
 
-def _extract(path: Path, photos: Sequence[Path], model: SelaVPR, batch_size: int) -> None:
+def _extract(
+    path: Path, photos: Sequence[Path], model: SelaVPR, batch_size: int, scale: float
+) -> None:
     state: dict[str, Tensor] = {}
     images: list[Image.Image] = []
     numbers: list[int] = []
@@ -138,7 +143,8 @@ def _extract(path: Path, photos: Sequence[Path], model: SelaVPR, batch_size: int
         except PhotoError as error:
             problems.append(f"{photo}: {error}")
     start = time.perf_counter()
-    for i, features in zip(numbers, model.extract_each(images, batch_size=batch_size), strict=True):
+    extracted = model.extract_each(images, batch_size=batch_size, scale=scale)
+    for i, features in zip(numbers, extracted, strict=True):
         tokens = features.tokens[0].cpu().half().contiguous()
         descriptor = features.descriptor[0].cpu().float().clone()
         if not (torch.isfinite(descriptor).all() and torch.isfinite(tokens).all()):

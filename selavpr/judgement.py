@@ -65,6 +65,7 @@ class Calibration:
             answers that as many were re-ranked for.
         photos: photos of the city it was fitted to.
         outside: photos from elsewhere.
+        query_scales: of the model it was fitted with, which it speaks of alone.
 
     Raises:
         IndexFileError: a number is missing, not finite or outside its domain.
@@ -83,6 +84,7 @@ class Calibration:
     top_k: int
     photos: int
     outside: int
+    query_scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field once: an index may come from a stranger."""
@@ -105,6 +107,9 @@ class Calibration:
                 raise _damaged(f"{name} must be a whole number")
         if not 1 <= self.top_k <= MAX_TOP_K:
             raise _damaged(f"top_k must be 1 to {MAX_TOP_K}")
+        scales = self.query_scales
+        if not isinstance(scales, tuple) or not all(is_number(scale) for scale in scales):
+            raise _damaged("query_scales must be numbers")
         if min(self.scale) <= 0:
             raise _damaged("scale must be positive")
         if self.probably_from > self.sure_from or list(self.steps) != sorted(self.steps):
@@ -123,6 +128,8 @@ class Calibration:
         if fields is None or fields.get("version") != VERSION:
             return None
         known = {field.name for field in dataclasses.fields(cls)}
+        if "query_scales" not in fields:  # there were none when it was fitted
+            known.remove("query_scales")
         missing = sorted(known - fields.keys())
         if missing or fields.get("features") != list(FEATURES):
             raise _damaged(f"{missing[0] if missing else 'features'} is missing or wrong")

@@ -286,13 +286,14 @@ class SelaVPR(nn.Module):
         return self.pool.p.device
 
     def fingerprint(self) -> str:
-        """SHA-256 over every tensor and setting that decides what this model answers."""
+        """SHA-256 over every tensor and setting that decides what is made of a reference photo."""
         source = self.to_weights()
         frozen = weights.fingerprint(source.backbone, self.config.depth)
         trained = weights.fingerprint(source.trained, self.config.depth)
         shape = dataclasses.asdict(self.config)
         if shape["scoring"] == "count":  # as all models did before there was a choice
             del shape["scoring"]
+        del shape["query_scales"]  # an index is none the worse for other ways to ask it
         return weights.digest([frozen, trained, shape])
 
     def forward(
@@ -400,12 +401,17 @@ class SelaVPR(nn.Module):
         local: bool = False,
         adapted: bool = True,
         batch_size: int = 8,
+        scale: float = 1.0,
     ) -> list[Features]:
-        """Like ``extract``, one ``Features`` of batch size 1 per photo; shapes may differ."""
+        """Like ``extract``, one ``Features`` of batch size 1 per photo; shapes may differ.
+
+        With another ``scale`` than 1 photos are looked at in that share of the model's input size.
+        """
         if batch_size < 1:
             raise OptionError(f"batch_size must be 1 or more, not {batch_size}.")
+        config = self.config if scale == 1 else self.config.at_scale(scale)
         opened = (images.load_image(photo) for photo in photos)
-        tensors = [images.preprocess(photo, self.config, self.device) for photo in opened]
+        tensors = [images.preprocess(photo, config, self.device) for photo in opened]
         results: list[Features | None] = [None] * len(tensors)
         sizes = [(t.shape[1], t.shape[2]) for t in tensors]
         # No layer behaves differently in training, so the mode is left alone: threads share us.

@@ -47,7 +47,7 @@ class Recognizer:
     Attributes:
         model: extracts and matches.
         index: is searched.
-        calibration: of the index; None where it has none.
+        calibration: of the index; None where it has none, or one of answers come by otherwise.
         depth: candidates that are re-ranked unless told otherwise: as many as for the calibration,
             which says nothing of answers that were come by otherwise.
     """
@@ -67,7 +67,9 @@ class Recognizer:
             )
         self.model = model
         self.index = index
-        self.calibration = Calibration.from_dict(index.manifest.calibration)
+        kept = Calibration.from_dict(index.manifest.calibration)
+        speaks = kept is not None and kept.query_scales == model.config.query_scales
+        self.calibration = kept if speaks else None
         usual = self.calibration.top_k if self.calibration else confidence.LOOKED_AT
         self.depth = min(usual, len(index))
         self._lock = threading.Lock()
@@ -132,8 +134,8 @@ class Recognizer:
             image = load_image(photo)
         progress("extract", 0.1)
         with _timed(timings, "extract"), self._lock:
-            (features,) = self._extract([image], depth, 1)
-        return self._answer(image.size, features, top_k, depth, timings, progress)
+            (looks,) = self._extract([image], depth, 1)
+        return self._answer(image.size, looks, top_k, depth, timings, progress)
 
     def recognize_many(
         self,
@@ -189,27 +191,33 @@ class Recognizer:
                 if isinstance(image, SelaVPRError):
                     answer: Recognition | SelaVPRError = image
                 else:
-                    features = next(extracted)
+                    looks = next(extracted)
                     try:
-                        answer = self._answer(image.size, features, top_k, depth, dict(each))
+                        answer = self._answer(image.size, looks, top_k, depth, dict(each))
                     except SelaVPRError as error:
                         answer = error
                 done += 1
                 progress(done)
                 yield answer
 
-    def _extract(self, images: list[Image.Image], depth: int, batch_size: int) -> list[Features]:
-        found = self.model.extract_each(
-            images, local=depth > 0 and self._counts, batch_size=batch_size
-        )
+    def _extract(
+        self, images: list[Image.Image], depth: int, batch_size: int
+    ) -> list[tuple[Features, ...]]:
+        """Each photo in the model's input size and, if it is to be re-ranked, in further ones."""
+        looks = [
+            self.model.extract_each(
+                images, local=depth > 0 and self._counts, batch_size=batch_size, scale=scale
+            )
+            for scale in (1.0, *(self.model.config.query_scales if depth else ()))
+        ]
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)  # or the next stage would seem to take long
-        return found
+        return list(zip(*looks, strict=True))
 
     def _answer(
         self,
         photo_size: tuple[int, int],
-        features: Features,
+        looks: Sequence[Features],
         top_k: int,
         depth: int,
         timings: dict[str, float],
@@ -217,6 +225,7 @@ class Recognizer:
     ) -> Recognition:
         """Both stages for the features of one photo; a depth of 0 leaves out the second."""
         progress = progress or _silent
+        features = looks[0]
         if not torch.isfinite(features.descriptor).all():
             raise WeightsError(
                 "The model gives values that are not finite for this photo; use another model, or "
@@ -230,7 +239,7 @@ class Recognizer:
         if depth:
             progress("rerank", 0.5)
             with _timed(timings, "rerank"), self._lock:
-                scores = self._scores(features, [row for row, _ in found[:depth]])
+                scores = self._scores(looks, [row for row, _ in found[:depth]])
         progress("locate", 0.9)
         with _timed(timings, "locate"):
             candidates = self._ranked(found, scores)
@@ -342,10 +351,12 @@ class Recognizer:
         read = self.index.local if self._counts else self.index.centres
         return read(rows, self.model)
 
-    def _scores(self, features: Features, rows: list[int]) -> Sequence[float]:
+    def _scores(self, looks: Sequence[Features], rows: list[int]) -> Sequence[float]:
         """Mutual matches of each candidate, counted or expected."""
-        score = count_local if self._counts else expect_local
-        return score(self._scored(features).descriptors, rows, self._scored_of)
+        scored = [self._scored(look).descriptors for look in looks]
+        if self._counts:
+            return count_local(scored[0], rows, self._scored_of)
+        return expect_local(scored, rows, self._scored_of)
 
     def _ranked(
         self, found: list[tuple[int, float]], scores: Sequence[float]

@@ -24,7 +24,7 @@ block those that lead are counted in full, so the first of all blocks is exact, 
 @torch.inference_mode()
 def score_tokens(
     model: SelaVPR,
-    query: Tensor,
+    looks: Sequence[Tensor],
     rows: Sequence[int],
     grid: Callable[[int], tuple[int, int]],
     tokens: Callable[[int], Tensor],
@@ -34,13 +34,14 @@ def score_tokens(
 
     Args:
         model: makes local descriptors of the tokens.
-        query: ``[h, w, C]`` tokens of the photo.
+        looks: tokens ``[h, w, C]`` of the photo in the model's input size, and where matches are
+            expected also in its ``query_scales``.
         rows: the candidates' numbers.
         grid: number to rows and columns of tokens.
         tokens: number to tokens ``[h, w, C]``.
         mode: of counting, see ``matching.count_mutual``.
     """
-    query = query.to(model.device)
+    looks = [tokens.to(model.device) for tokens in looks]
     if model.config.scoring == "expected":
 
         def centres(some: Sequence[int]) -> list[Local]:
@@ -49,29 +50,34 @@ def score_tokens(
                 for i in some
             ]
 
-        return expect_local(model.project(query.flatten(0, 1)), rows, centres)
+        projected = [model.project(tokens.flatten(0, 1)) for tokens in looks]
+        return expect_local(projected, rows, centres)
 
     def local(some: Sequence[int]) -> list[Local]:
         return densify_each(some, grid, tokens, model)
 
-    return count_local(model.densify(query[None])[0].flatten(0, 1), rows, local, mode)
+    return count_local(model.densify(looks[0][None])[0].flatten(0, 1), rows, local, mode)
 
 
 @torch.inference_mode()
 def expect_local(
-    query: Tensor, rows: Sequence[int], centres: Callable[[Sequence[int]], Sequence[Local]]
+    looks: Sequence[Tensor],
+    rows: Sequence[int],
+    centres: Callable[[Sequence[int]], Sequence[Local]],
 ) -> list[float]:
     """Expected mutual matches of each candidate with the photo; see ``matching.expect_mutual``.
 
     Args:
-        query: ``[N, d]`` local descriptors at the centres of the photo's tokens.
+        looks: ``[N, d]`` local descriptors at the centres of the photo's tokens, for each size it
+            was looked at in; what is expected of each is averaged.
         rows: the candidates' numbers.
         centres: numbers to such descriptors; called for a block of candidates at a time.
     """
     scores = [0.0] * len(rows)
     for start in range(0, len(rows), COUNT_BLOCK):
         for numbers, candidates in _groups(centres(rows[start : start + COUNT_BLOCK])):
-            for i, score in zip(numbers, expect_mutual(query, candidates).tolist(), strict=True):
+            expected = torch.stack([expect_mutual(query, candidates) for query in looks]).mean(0)
+            for i, score in zip(numbers, expected.tolist(), strict=True):
                 scores[start + i] = score
     return scores
 

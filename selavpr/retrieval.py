@@ -90,12 +90,13 @@ def retrieve(
     if not queries or not database:
         raise OptionError(f"There are {len(queries)} queries and {len(database)} references.")
 
-    def extracted(what: str, photos: Sequence[Path]) -> FeatureCache:
+    def extracted(what: str, photos: Sequence[Path], scale: float = 1.0) -> FeatureCache:
         return FeatureCache(
             folder / "features",
             photos,
             model,
             batch_size=batch_size,
+            scale=scale,
             progress=lambda done, total: progress(what, done, total),
         )
 
@@ -104,8 +105,10 @@ def retrieve(
     first = _search(asked, known, top_k or len(database), excluded or [()] * len(queries))
     search_ms = 1000 * (time.perf_counter() - start) / len(queries)
     matches, rerank_ms = None, None
+    looks = [asked]
     if rerank:
-        matches, rerank_ms = _rerank(model, asked, known, first, folder, mode, progress)
+        looks += [extracted("queries", queries, scale) for scale in model.config.query_scales]
+        matches, rerank_ms = _rerank(model, looks, known, first, folder, mode, progress)
     return Retrieval(
         first=first,
         reranked=None
@@ -113,7 +116,9 @@ def retrieve(
         else [[rows[i] for i in order_of(m)] for rows, m in zip(first, matches, strict=True)],
         matches=matches,
         problems=asked.problems + known.problems,
-        extract_ms=1000 * (asked.seconds + known.seconds) / (len(asked) + len(known)),
+        extract_ms=1000
+        * (known.seconds + sum(look.seconds for look in looks))
+        / (len(asked) + len(known)),
         search_ms=search_ms,
         rerank_ms=rerank_ms,
         peak_mb=peak_memory_mb(),
@@ -143,7 +148,7 @@ def _search(
 @torch.inference_mode()
 def _rerank(
     model: SelaVPR,
-    asked: FeatureCache,
+    looks: Sequence[FeatureCache],
     known: FeatureCache,
     first: list[list[int]],
     folder: Path,
@@ -156,8 +161,9 @@ def _rerank(
         "precision": str(model.precision),
         "device": model.device.type,
         "mode": mode,
+        "scales": model.config.query_scales,
         "lists": first,
-        "queries": [str(path) for path in asked.photos],
+        "queries": [str(path) for path in looks[0].photos],
         "database": [str(path) for path in known.photos],
     }
     counts: list[list[float]] = []
@@ -169,9 +175,8 @@ def _rerank(
                 start = time.perf_counter()
                 found: Sequence[float] = []
                 if rows:
-                    found = score_tokens(
-                        model, asked.tokens(query), rows, known.grid, known.tokens, mode
-                    )
+                    tokens = [look.tokens(query) for look in looks]
+                    found = score_tokens(model, tokens, rows, known.grid, known.tokens, mode)
                 record = {"matches": found, "ms": 1000 * (time.perf_counter() - start)}
                 journal.add(str(query), record)
             counts.append([c if isinstance(c, int) else float(c) for c in record["matches"]])

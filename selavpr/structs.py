@@ -24,6 +24,9 @@ PATCH = 14
 MAX_INPUT = 2044
 """Largest input side: attention over 146 x 146 tokens already takes gigabytes."""
 
+LEAST_SCALE = 0.25
+"""Smallest share of its input size that a model looks at a query in; the largest is its inverse."""
+
 Resize = Literal["squash", "keep-aspect"]
 Scoring = Literal["count", "expected"]
 
@@ -55,6 +58,9 @@ class ModelConfig:
     resize: Resize = "squash"  # reference: to a square; keep-aspect: same area, photo's shape
     antialias: bool = False  # reference evaluation: off; on keeps fine texture from aliasing
     scoring: Scoring = "count"  # re-rank by mutual matches counted (paper), or by those expected
+    # Further sizes a query is looked at in, in shares of input_size, their expected matches
+    # averaged: lenses differ, and with them the size of things. References are looked at in one.
+    query_scales: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field once, so that nothing downstream has to."""
@@ -85,6 +91,30 @@ class ModelConfig:
             raise OptionError(
                 f"adapter_scale must be a number, and finite, not {self.adapter_scale!r}."
             )
+        scales = self.query_scales
+        if not isinstance(scales, tuple) or not all(
+            is_number(scale) and LEAST_SCALE <= scale <= 1 / LEAST_SCALE for scale in scales
+        ):
+            raise OptionError(
+                f"query_scales must be numbers from {LEAST_SCALE:g} to {1 / LEAST_SCALE:g}, "
+                f"not {scales!r}."
+            )
+        if scales and self.scoring == "count":
+            raise OptionError("query_scales need the scoring 'expected'; counts do not add up.")
+        for scale in scales:
+            self.at_scale(scale)
+
+    def at_scale(self, scale: float) -> ModelConfig:
+        """The same, but for photos looked at in another size.
+
+        Args:
+            scale: share of ``input_size``; the product is taken to the nearest patch.
+
+        Raises:
+            OptionError: the size is out of range.
+        """
+        size = max(1, round(self.input_size * scale / PATCH)) * PATCH
+        return dataclasses.replace(self, input_size=size, query_scales=())
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> ModelConfig:
@@ -109,6 +139,9 @@ class ModelConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
             raise OptionError(f"Unknown model option: {', '.join(unknown)}.")
+        scales = fields.get("query_scales", ())
+        if isinstance(scales, list):  # as JSON and TOML have it
+            fields = {**fields, "query_scales": tuple(scales)}
         try:
             return cls(**fields)
         except TypeError as error:

@@ -109,7 +109,7 @@ def validate(model: SelaVPR, photos: ValidationSet) -> Mapping[str, float]:
             similarity = known.descriptors @ asked.descriptors[query]
             order = torch.argsort(-similarity, stable=True)[:RERANKED].tolist()
             scores = score_tokens(
-                model, asked.tokens(query), order, known.grid, known.tokens, mode="exact"
+                model, [asked.tokens(query)], order, known.grid, known.tokens, mode="exact"
             )
             first.append(order)
             second.append([order[i] for i in order_of(scores)])

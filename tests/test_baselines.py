@@ -231,8 +231,9 @@ def test_a_photo_matches_itself_best(
         Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC).save(path)
     matcher = matchers.build([name], network, paths, 320, None)[name]
     seen = [matcher.look(path) for path in paths]
-    own, other = matcher.score(seen[0], seen[0]), matcher.score(seen[0], seen[1])
-    assert own > other >= 0 and matcher.score(seen[0], seen[0]) == own
+    query = getattr(matcher, "ask", matcher.look)(paths[0])
+    own, other = matcher.score(query, seen[0]), matcher.score(query, seen[1])
+    assert own > other >= 0 and matcher.score(query, seen[0]) == own
 
 
 def test_a_missing_package_is_said(
@@ -241,3 +242,21 @@ def test_a_missing_package_is_said(
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     assert matchers.build(["sift", "ours"], network, [], 64, None).keys() == {"ours"}
     assert "sift is left out" in capsys.readouterr().out
+
+
+def test_queries_are_looked_at_in_further_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "0.png"
+    drawn(0).save(path)
+    usual, twice = (
+        matchers.Ours(random_model(dataclasses.replace(TINY, scoring="expected", query_scales=x)))
+        for x in ((), (1.5,))
+    )
+    known = usual.look(path)
+    assert torch.equal(known, twice.look(path))
+    query = twice.ask(path)
+    assert [len(look) for look in query] == [16, 36]
+    assert torch.equal(query[0], usual.ask(path)[0]) and len(usual.ask(path)) == 1
+    assert twice.score(query, known) == pytest.approx(
+        (usual.score(query[:1], known) + usual.score(query[1:], known)) / 2
+    )
+    assert (usual.about, twice.about) == ({}, {"scales": (1.5,)})

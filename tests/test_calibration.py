@@ -216,6 +216,17 @@ def test_any_json_is_read_or_refused(name: str, value: object) -> None:
     assert 0 <= judged.confidence <= 1 and 0 <= judged.radius50_m <= judged.radius90_m
 
 
+def test_one_from_before_there_were_further_sizes(fitted: Calibration) -> None:
+    fields = fitted.to_dict()
+    assert Calibration.from_dict({**fields, "query_scales": [0.9]}) == dataclasses.replace(
+        fitted, query_scales=(0.9,)
+    )
+    del fields["query_scales"]
+    assert Calibration.from_dict(fields) == fitted
+    with pytest.raises(IndexFileError, match="query_scales"):
+        Calibration.from_dict({**fields, "query_scales": ["0.9"]})
+
+
 def test_stored_in_an_index(
     built: Path, network: SelaVPR, tmp_path: Path, fitted: Calibration
 ) -> None:

@@ -147,8 +147,21 @@ def test_projected_tokens_are_every_fourth_local_descriptor(tiny_model: SelaVPR)
 
 
 def test_a_fingerprint_tells_how_a_model_ranks(tiny_model: SelaVPR) -> None:
-    other = random_model(dataclasses.replace(TINY, scoring="expected"))
+    expected = dataclasses.replace(TINY, scoring="expected")
+    other = random_model(expected)
     assert other.fingerprint() != tiny_model.fingerprint() == random_model(TINY).fingerprint()
+    # References are described alike, so their index serves either.
+    scaled = random_model(dataclasses.replace(expected, query_scales=(1.5,)))
+    assert scaled.fingerprint() == other.fingerprint()
+
+
+def test_extract_in_another_size(tiny_model: SelaVPR) -> None:
+    config = dataclasses.replace(TINY, input_size=round(TINY.input_size * 1.5 / 14) * 14)
+    (found,) = tiny_model.extract_each([photo(1)], local=True, scale=1.5)
+    assert found.tokens.shape[1] == config.input_size // 14 != TINY.input_size // 14
+    assert_same(found, random_model(config).extract(photo(1), local=True))
+    with pytest.raises(OptionError, match="input_size"):
+        tiny_model.extract_each([photo(1)], scale=1000)
 
 
 @pytest.mark.parametrize(

@@ -233,11 +233,17 @@ def test_candidates_are_scored_as_if_alone(seed: int, sizes: list[int], own: int
     )
     assert found == alone
     expected = expect_local(
-        query, rows, lambda some: [Local(others[i], (1, sizes[i])) for i in some]
+        [query], rows, lambda some: [Local(others[i], (1, sizes[i])) for i in some]
     )
     assert expected == pytest.approx(
         [float(expect_mutual(query, others[i][None])[0]) for i in rows]
     )
+    other = unit(rng, own + 1, 4)
+    both = expect_local(
+        [query, other], rows, lambda some: [Local(others[i], (1, sizes[i])) for i in some]
+    )
+    second = [float(expect_mutual(other, others[i][None])[0]) for i in rows]
+    assert both == pytest.approx([(a + b) / 2 for a, b in zip(expected, second, strict=True)])
     order = order_of(expected)
     assert sorted(order) == list(range(len(rows)))
     pairs = [(-expected[i], i) for i in order]
@@ -253,7 +259,7 @@ def test_no_photo_scores_above_itself(
     model = random_model(dataclasses.replace(TINY, scoring=scoring))
     for i, x in enumerate(tokens):
         scores = score_tokens(
-            model, x, range(len(tokens)), shapes.__getitem__, tokens.__getitem__, "exact"
+            model, [x], range(len(tokens)), shapes.__getitem__, tokens.__getitem__, "exact"
         )
         cells = np.prod(dense_cells(shapes[i]) if scoring == "count" else shapes[i])
         assert all(0 <= score <= cells + 1e-3 for score in scores)

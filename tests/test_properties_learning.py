@@ -565,7 +565,8 @@ def test_a_network_is_its_weights(seed: int, scoring: Any) -> None:
 configs = st.fixed_dictionaries(
     {"width": st.integers(-1, 40), "depth": st.integers(-1, 3), "heads": st.integers(-1, 4)},
     optional={"input_size": st.integers(-14, 2100), "registers": st.integers(-1, 5)}
-    | {name: any_json for name in ("resize", "adapter_scale", "antialias", "other")},
+    | {name: any_json for name in ("resize", "adapter_scale", "antialias", "other", "scoring")}
+    | {"query_scales": any_json | st.lists(st.floats(0.1, 5), max_size=3)},
 )
 
 
@@ -579,6 +580,7 @@ def test_any_fields_are_a_shape_or_a_clear_error(fields: dict[str, Any]) -> None
         return
     assert ModelConfig.from_dict(dataclasses.asdict(config)) == config
     assert config.width % config.heads == 0 and config.input_size % 14 == 0
+    assert all(config.at_scale(x).input_size % 14 == 0 for x in config.query_scales)
 
 
 @FEW

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,6 +152,42 @@ def test_expected_matches_order_the_candidates(expecting: Recognizer) -> None:
     assert all(c.matches_text == f"{expected[c.row]:.1f}" for c in found.candidates[:8])
     assert expecting.evidence(found).scoring == "expected"
     assert found.features.local is None  # not needed, so not made
+
+
+def test_further_sizes_of_a_query_are_averaged(
+    expecting: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = expecting.model.to_weights()
+    config = dataclasses.replace(source.config, query_scales=(1.5, 0.75))
+    model = SelaVPR.from_weights(dataclasses.replace(source, config=config), device="cpu")
+    recognizer = Recognizer(model, expecting.index)
+    (found,) = recognizer.recognize_many([drawn(70)], top_k=9, rerank_depth=8)
+    assert isinstance(found, Recognition)
+    alone = expecting.recognize(drawn(70), top_k=9, rerank_depth=8)
+    assert [c.row for c in found.by_global_rank] == [c.row for c in alone.by_global_rank]
+    assert torch.equal(found.features.tokens, alone.features.tokens)
+    each = []
+    for size in (56, 84, 42):
+        shape = dataclasses.replace(source.config, input_size=size)
+        other = SelaVPR.from_weights(dataclasses.replace(source, config=shape), device="cpu")
+        tokens = other.extract([drawn(70)]).tokens[0].flatten(0, 1)
+        assert len(tokens) == (size // 14) ** 2
+        known = [x.descriptors for x in expecting.index.centres([c.row for c in
+                 found.candidates[:8]], model)]  # fmt: skip
+        each.append(expect_mutual(model.project(tokens), torch.stack(known)))
+    mean = torch.stack(each).mean(0).tolist()
+    assert [c.matches for c in found.candidates[:8]] == pytest.approx(mean, rel=1e-4)
+    assert mean != pytest.approx([c.matches for c in alone.candidates[:8]], rel=1e-2)
+    # Without the second stage nobody looks twice.
+    scales, extract = [], model.extract_each
+
+    def looked(photos: Any, **how: Any) -> Any:
+        scales.append(how["scale"])
+        return extract(photos, **how)
+
+    monkeypatch.setattr(model, "extract_each", looked)
+    recognizer.recognize(drawn(70), rerank=False)
+    assert scales == [1.0]
 
 
 def test_evidence_is_taken_from_what_the_score_looks_at(expecting: Recognizer) -> None:
@@ -493,6 +530,14 @@ def test_a_calibrated_index_says_how_sure(network: SelaVPR, built: Path) -> None
     assert alone.confidence is None and alone.radius50_m is None
     strict = calibrated(network, built, not_here_below=1.0).recognize(drawn(99)).location
     assert strict.verdict == "not here" and (strict.radius50_m, strict.radius90_m) == (40, 90)
+
+
+def test_a_calibration_is_silent_about_models_that_look_otherwise(
+    network: SelaVPR, built: Path
+) -> None:
+    same, other = (calibrated(network, built, query_scales=x) for x in ([], [0.9]))
+    assert same.calibration is not None and other.calibration is None
+    assert other.recognize(drawn(3)).location.confidence is None
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 5, COUNT, 1000])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY, random_model
 from engine_fixtures import drawn
 from PIL import Image
 
 from selavpr import OptionError, PhotoError, SelaVPR, count_mutual, featurecache, load_image
 from selavpr.featurecache import FeatureCache
+from selavpr.reranking import score_tokens
 from selavpr.retrieval import peak_memory_mb, retrieve
 
 
@@ -54,6 +57,24 @@ def test_counts_and_order_are_those_of_the_parts(
     for rows, counts in zip(found.reranked, ordered, strict=True):
         sorted_counts = [counts[row] for row in rows]
         assert sorted_counts == sorted(sorted_counts, reverse=True)
+
+
+def test_further_sizes_of_a_query(photos: list[Path], tmp_path: Path) -> None:
+    shape = dataclasses.replace(TINY, scoring="expected", query_scales=(1.5,))
+    model = random_model(shape)
+    found = retrieve(model, photos[:2], photos[2:], tmp_path / "work", top_k=None)
+    assert found.matches is not None
+    for query, rows in enumerate(found.first):
+        looks = [model.extract_each([photos[query]], scale=s)[0].tokens[0] for s in (1.0, 1.5)]
+        known = [model.extract([photos[2 + row]]).tokens[0] for row in rows]
+        grids = [(len(x), len(x[0])) for x in known]
+        numbers = range(len(rows))
+        expected = score_tokens(model, looks, numbers, grids.__getitem__, known.__getitem__)
+        assert found.matches[query] == pytest.approx(expected, rel=1e-2)
+    # Another size is another question: nothing of it is taken from this run's journal.
+    usual = random_model(dataclasses.replace(shape, query_scales=()))
+    alone = retrieve(usual, photos[:2], photos[2:], tmp_path / "work", top_k=None)
+    assert alone.first == found.first and alone.matches != found.matches
 
 
 def test_a_photo_is_never_its_own_answer(

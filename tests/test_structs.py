@@ -112,6 +112,32 @@ def test_dict_round_trip() -> None:
     assert ModelConfig.from_dict(dataclasses.asdict(config)) == config
 
 
+def test_a_query_may_be_looked_at_in_further_sizes() -> None:
+    config = ModelConfig.from_dict(
+        {**GOOD, "input_size": 364, "scoring": "expected", "query_scales": [0.885, 1.5]}
+    )
+    assert config.query_scales == (0.885, 1.5)
+    sizes = [config.at_scale(scale).input_size for scale in config.query_scales]
+    assert sizes == [322, 546]
+    assert config.at_scale(0.885) == dataclasses.replace(config, input_size=322, query_scales=())
+    assert config.at_scale(0.001).input_size == 14
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"query_scales": (0.1,)}, "from 0.25 to 4"),
+        ({"query_scales": ("1",)}, "from 0.25 to 4"),
+        ({"query_scales": 0.9}, "from 0.25 to 4"),
+        ({"query_scales": (3.0,), "input_size": 1400}, "up to 2044, not 4200"),
+        ({"query_scales": (0.9,), "scoring": "count"}, "scoring 'expected'"),
+    ],
+)
+def test_sizes_that_no_query_can_be_looked_at_in(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        ModelConfig.from_dict({**GOOD, "scoring": "expected", **changes})
+
+
 def test_from_dict_errors() -> None:
     with pytest.raises(OptionError, match="Unknown model option: colour, patch"):
         ModelConfig.from_dict({**GOOD, "patch": 16, "colour": 1})
