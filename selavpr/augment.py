@@ -17,7 +17,7 @@ Pixels = NDArray[np.float32]
 
 
 def augment(
-    photo: Image.Image, size: tuple[int, int], rng: Rng, strength: float = 1.0
+    photo: Image.Image, size: tuple[int, int], rng: Rng, strength: float = 1.0, zoom: float = 0.0
 ) -> Image.Image:
     """Draw another photo of the same place.
 
@@ -25,14 +25,16 @@ def augment(
         photo: RGB.
         size: ``(width, height)`` of the result.
         rng: the source of chance; the same state gives the same photo.
-        strength: 0 only scales, 1 is as strong as the shipped recipe.
+        strength: 0 only scales, 1 is strongest.
+        zoom: share of its sides, below 1, that may be cut off even where the strength allows less;
+            lenses differ by more than light does.
 
     Returns:
         An RGB image of that size.
     """
     if strength <= 0:
         return photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
-    moved = reframe(photo, size, rng, strength)
+    moved = reframe(photo, size, rng, strength, zoom)
     pixels: Pixels = np.asarray(np.asarray(moved) / 255, np.float32)
     if rng.random() < 0.5 * strength:
         pixels = occlude(pixels, rng)
@@ -40,7 +42,9 @@ def augment(
     return degrade(pixels, rng, strength)
 
 
-def reframe(photo: Image.Image, size: tuple[int, int], rng: Rng, strength: float) -> Image.Image:
+def reframe(
+    photo: Image.Image, size: tuple[int, int], rng: Rng, strength: float, zoom: float = 0.0
+) -> Image.Image:
     """Crop at random, tilt and turn a little: where the camera stood and how it was held.
 
     The crop has the shape of the result, up to a sixth narrower or wider, so that a wide photo
@@ -48,7 +52,7 @@ def reframe(photo: Image.Image, size: tuple[int, int], rng: Rng, strength: float
     """
     width, height = photo.size
     aspect = size[0] / size[1] * np.exp(rng.uniform(-0.15, 0.15) * strength)
-    share = 1 - rng.uniform(0, 0.35) * strength  # of the largest such crop, by side
+    share = 1 - rng.uniform(0, max(0.35 * strength, zoom))  # of the largest such crop, by side
     crop_w = share * min(width, height * aspect)
     crop_h = crop_w / aspect
     left = rng.uniform(0, width - crop_w)

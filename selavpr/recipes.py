@@ -81,6 +81,7 @@ class Recipe:
     clip: float = 0.0  # largest norm of the gradient; 0 for any
     accumulate: int = 1  # batches per step
     augment: float = 0.0  # strength of the augmentation
+    zoom: float = 0.0  # share of the sides it may cut off at least, if there is any
     mirror: bool = False  # learn from the mirrored town, too
     patience: int = 15  # epochs without a better re-ranked R@5
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -125,6 +126,8 @@ class Recipe:
             raise OptionError("views must be 2 or more: a place is learnt from several photos.")
         if self.batches == "places" and self.places < 2 and not self.memory:
             raise OptionError("places must be 2 or more, or there are no strangers in a batch.")
+        if self.zoom >= 1:
+            raise OptionError(f"zoom must be below 1, or nothing is left, not {self.zoom!r}.")
         if self.learning_rate <= 0:
             raise OptionError("learning_rate must be above 0.")
         if self.seed >= 1 << 32:

@@ -118,6 +118,7 @@ def prepare(recipe: Recipe, device: str | torch.device = "cpu") -> SelaVPR:
         input_size=recipe.input_size,
         resize=recipe.resize,
         scoring=recipe.scoring,
+        query_scales=source.config.query_scales if recipe.scoring == "expected" else (),
     )
     model = SelaVPR.from_weights(
         dataclasses.replace(source, config=config), device=device, precision=recipe.precision
@@ -379,7 +380,7 @@ class _Run:
             self._views(batch, (begin + i) * ranks + rank) for i, batch in enumerate(mine[begin:])
         ]
         loader = DataLoader(
-            Views(self.photos, recipe.augment),
+            Views(self.photos, recipe.augment, recipe.zoom),
             batch_sampler=keys,
             collate_fn=collate,
             num_workers=recipe.workers,

@@ -135,10 +135,10 @@ def read_training(
 class Views(Dataset[Tensor | PhotoError]):
     """Augmented photos as tensors, so that torch's DataLoader can read them in other processes."""
 
-    def __init__(self, photos: TrainingPhotos, strength: float) -> None:
-        """Take the photos and how strongly to augment them."""
+    def __init__(self, photos: TrainingPhotos, strength: float, zoom: float = 0.0) -> None:
+        """Take the photos and how strongly to augment them; see ``augment.augment``."""
         self._photos = photos
-        self._strength = strength
+        self._how = (strength, zoom)
 
     def __getitem__(self, view: View) -> Tensor | PhotoError:
         """``[H, W, 3]`` uint8: a quarter of the bytes that have to get to the device.
@@ -150,7 +150,7 @@ class Views(Dataset[Tensor | PhotoError]):
         except PhotoError as error:
             return error
         rng = np.random.default_rng(view.seed)
-        return torch.from_numpy(np.array(augment(photo, view.size, rng, self._strength)))
+        return torch.from_numpy(np.array(augment(photo, view.size, rng, *self._how)))
 
 
 def collate(views: Sequence[Tensor | PhotoError]) -> Tensor | PhotoError:

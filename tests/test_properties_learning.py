@@ -74,18 +74,35 @@ def photo(seed: int, width: int, height: int) -> Image.Image:
     st.tuples(st.integers(28, 90), st.integers(28, 90)),
     st.tuples(st.integers(8, 40), st.integers(8, 40)),
     st.floats(0, 1),
+    st.floats(0, 0.9),
 )
 def test_augmented_photos_have_the_size_and_depend_on_the_seed_alone(
-    seed: int, size: tuple[int, int], wanted: tuple[int, int], strength: float
+    seed: int, size: tuple[int, int], wanted: tuple[int, int], strength: float, zoom: float
 ) -> None:
     original = photo(seed, *size)
     one, again = (
-        augment(original, wanted, np.random.default_rng(seed), strength) for _ in range(2)
+        augment(original, wanted, np.random.default_rng(seed), strength, zoom) for _ in range(2)
     )
     assert one.size == wanted and one.mode == "RGB" and one.tobytes() == again.tobytes()
-    moved = reframe(original, wanted, np.random.default_rng(seed), strength)
+    moved = reframe(original, wanted, np.random.default_rng(seed), strength, zoom)
     assert moved.size == wanted and moved.mode == "RGB"
     assert original.tobytes() == photo(seed, *size).tobytes()
+
+
+def test_a_weak_augmentation_may_zoom_far() -> None:
+    ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (150, 1))).convert("RGB")
+
+    def shares(zoom: float) -> list[float]:
+        """What each of many views shows of the width."""
+        views = [
+            np.asarray(reframe(ramp, (80, 60), np.random.default_rng(i), 0.1, zoom))[20:40, :, 0]
+            for i in range(40)
+        ]
+        return [float(np.ptp(view.mean(axis=0))) / 200 for view in views]
+
+    assert min(shares(0)) > 0.85
+    far = shares(0.6)
+    assert min(far) < 0.5 and max(far) > 0.85
 
 
 @FEW

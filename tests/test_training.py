@@ -282,7 +282,7 @@ def test_another_recipe_in_the_same_folder(start: Path, town: Path, tmp_path: Pa
     "values",
     [
         {"learning_rte": 1.0}, {"learning_rate": 0.0}, {"learning_rate": "fast"}, {"epochs": 0},
-        {"epochs": 1.5}, {"epochs": True}, {"clip": -1.0}, {"clip": float("nan")},
+        {"zoom": 1.0}, {"epochs": 1.5}, {"epochs": True}, {"clip": -1.0}, {"clip": float("nan")},
         {"global_loss": "magic"}, {"global_loss": "none", "local_loss": "none"},
         {"adapters": False, "local_head": False}, {"adapters": False, "local_loss": "none"},
         {"adapters": "no"}, {"shapes": [[28, 30]]},

@@ -1,9 +1,12 @@
 """Put the model of a finished training run where the app finds it: assets/weights/NAME.
 
+Of several runs from one start it is the mean of their weights, which is often better than any of
+them (Wortsman et al., "Model soups", ICML 2022).
+
 Only config.json and adapters.safetensors are written; the backbone, which no training changes,
 stays the file that extract_backbone.py made, and README.md what people wrote.
 
-    python -m tools.ship_weights runs/city/model
+    python -m tools.ship_weights runs/city/model [runs/other/model ...]
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -31,29 +35,50 @@ def shortened(path: str) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
+def mean(sources: Sequence[weights.Weights]) -> weights.Weights:
+    """One model of several runs; its card tells of each."""
+    first = sources[0]
+    if len(sources) == 1:
+        return first
+    trained = {
+        name: torch.stack([source.trained[name].float() for source in sources]).mean(0)
+        for name in first.trained
+    }
+    training = {"mean_of": [source.card["training"] for source in sources]}
+    card = {**first.card, "training": training, "recall": None}
+    return dataclasses.replace(first, trained=trained, card=card)
+
+
 def main() -> None:
     """Check that the run's backbone is the bundled one, and copy the rest."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path, help="the folder `model` of a run")
+    parser.add_argument("models", type=Path, nargs="+", help="the folder `model` of each run")
     parser.add_argument("--out", type=Path, default=weights.BUNDLED / weights.DEFAULT_MODEL)
     parser.add_argument("--input-size", type=int, help="pixels (default: the recipe's)")
     parser.add_argument(
         "--scoring", choices=get_args(Scoring), help="how to re-rank (default: the recipe's)"
     )
+    parser.add_argument(
+        "--query-scales", type=float, nargs="*", metavar="SHARE",
+        help="further sizes to look at queries in (default: those of the start)",
+    )  # fmt: skip
     args = parser.parse_args()
     backbone = args.out / weights.BACKBONE_FILE
     # The run saved its backbone in half precision; the bundled file is the one that counts.
-    source = weights.load(args.model, backbone)
+    source = mean([weights.load(model, backbone) for model in args.models])
     config = source.config
     if args.input_size:
         config = dataclasses.replace(config, input_size=args.input_size)
     if args.scoring:
         config = dataclasses.replace(config, scoring=args.scoring)
+    if args.query_scales is not None:
+        config = dataclasses.replace(config, query_scales=tuple(args.query_scales))
     card = {**source.card, "description": DESCRIPTION}
-    recipe = card["training"]["recipe"]
-    # Where the photos lay on the machine of the run is nobody's business.
-    recipe["data"] = [shortened(path) for path in recipe["data"]]
-    recipe |= {field: shortened(recipe[field]) for field in ("validation", "model")}
+    for run in card["training"].get("mean_of", [card["training"]]):
+        # Where the photos lay on the machine of the run is nobody's business.
+        recipe = run["recipe"]
+        recipe["data"] = [shortened(path) for path in recipe["data"]]
+        recipe |= {field: shortened(recipe[field]) for field in ("validation", "model")}
     source = dataclasses.replace(source, config=config, card=card)
     with tempfile.TemporaryDirectory() as scratch:
         made = weights.save(
