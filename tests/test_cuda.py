@@ -13,9 +13,10 @@ import torch
 from conftest import TINY, random_model
 from PIL import Image
 
-from selavpr import SelaVPR, count_mutual, mutual_nearest, replay
+from selavpr import SelaVPR, count_mutual, matching, mutual_nearest, replay
 from selavpr.matching import expect_mutual
 
+fused = pytest.importorskip("selavpr.fused", reason="Triton comes with torch for GPUs")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -95,12 +96,12 @@ def test_recordings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(gpu._replays._recordings) == 2
 
 
-def test_matches_are_those_of_the_cpu() -> None:
+def test_matches_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.nn.functional.normalize(torch.randn(61, 400, 32, generator=generator), dim=-1)
     query, candidates = features[0], features[1:]
-    for mode in ("exact", "fast"):
-        expected = count_mutual(query, candidates, mode=mode)  # type: ignore[arg-type]
+    expected = count_mutual(query, candidates)
+    for mode in ("exact", "fast"):  # which are one there
         got = count_mutual(query.cuda(), candidates.cuda(), mode=mode)  # type: ignore[arg-type]
         assert got.is_cuda
         # A rounding error may settle a near tie another way.
@@ -109,6 +110,14 @@ def test_matches_are_those_of_the_cpu() -> None:
         expect_mutual(query.cuda(), candidates.cuda()).cpu(), expect_mutual(query, candidates),
         rtol=1e-3, atol=1e-3,
     )  # fmt: skip
+    assert matching._kernel("cuda") is not None and fused._tiles  # the kernel did that
+    # Widths it does not take, and a GPU that does not take it.
+    narrow = features[..., :20]
+    exact = count_mutual(narrow[0], narrow[1:])
+    assert int((count_mutual(narrow[0].cuda(), narrow[1:].cuda()).cpu() - exact).abs().max()) <= 2
+    monkeypatch.setattr(fused, "_tiles", [])
+    got = count_mutual(query.cuda(), candidates.cuda()).cpu()
+    assert int((got - expected).abs().max()) <= 2
     found = mutual_nearest(query.cuda(), candidates[0].cuda())
     known = mutual_nearest(query, candidates[0])
     pairs = [set(zip(m.query.tolist(), m.candidate.tolist(), strict=True)) for m in (found, known)]
