@@ -348,10 +348,13 @@ def shown(costs: list[float]) -> list[str]:
 def plot(report: dict[str, Any], measured: dict[str, Any], candidates: int, path: Path) -> None:
     """Draw the mean R@1 of the sets against a query's time and a reference's bytes.
 
+    With 0 candidates all references of a set are, as many as its report says.
+
     Costs are means of the sets of ``measured`` that have them; a resumed run may have none.
     """
     recall, costs = means(report)[0], means(measured)[1]
     first = costs["global: ours"]
+    most = float(np.mean([found["references"] for found in report.values()]))
     time_points, byte_points = [], []
     for name in recall:
         if name not in costs:
@@ -361,7 +364,7 @@ def plot(report: dict[str, Any], measured: dict[str, Any], candidates: int, path
         second = group == "re-ranked"
         # Both of our stages look at a photo once; another's second stage looks once more.
         extra = first[0] if second and label != "ours" else 0
-        ms = 1000 * (photo + extra + pair * candidates)
+        ms = 1000 * (photo + extra + pair * (candidates or most))
         kilobytes = (stored + (first[2] if second else 0)) / 1000
         time_points.append(Point(group, label, ms, recall[name]))
         byte_points.append(Point(group, label, kilobytes, recall[name]))

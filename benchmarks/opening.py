@@ -10,7 +10,6 @@ of its own, which prints what it took; its files have just been written, so a di
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from benchmarks.apart import apart
 from benchmarks.search import resident, unit
 from selavpr import searchers
 from selavpr.codec import TokenCodec
@@ -121,8 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "index"
         sizes = synthetic(folder, args.places, args.width, args.rank, args.search)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(measured, (folder,))
+        found = apart(measured, folder)
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     files = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sizes.items())
     print(f"{args.places:,} places{load}: {files}")

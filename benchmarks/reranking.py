@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import extraction
+from benchmarks.apart import apart
 from selavpr import SelaVPR, count_mutual
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +76,7 @@ def resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(method: str, device: str, repeats: int, result: Any) -> None:
+def measure(method: str, device: str, repeats: int) -> tuple[float, float, int, list[int]]:
     """Seconds (best and median), peak extra bytes and the scores of one method."""
     query, candidates = random_features(device)
     METHODS[method](query[:64], candidates[:12, :64])  # threads and libraries awake
@@ -94,18 +94,7 @@ def measure(method: str, device: str, repeats: int, result: Any) -> None:
     peak = resident("VmHWM")
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated()
-    result.put((min(seconds), statistics.median(seconds), peak - before, scores.tolist()))
-
-
-def in_own_process(method: str, device: str, repeats: int) -> tuple[float, float, int, list[int]]:
-    """Run ``measure`` where no other method has touched the memory."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=measure, args=(method, device, repeats, queue))
-    process.start()
-    answer: tuple[float, float, int, list[int]] = queue.get()
-    process.join()
-    return answer
+    return min(seconds), statistics.median(seconds), peak - before, scores.tolist()
 
 
 def order_kept(photos: Path, queries: int, device: str) -> dict[str, Any]:
@@ -151,7 +140,7 @@ def order_kept(photos: Path, queries: int, device: str) -> dict[str, Any]:
 
 def compare(device: str, repeats: int) -> dict[str, Any]:
     """Time, memory and scores of every method; prints the table."""
-    rows = {m: in_own_process(m, device, repeats) for m in METHODS}
+    rows = {m: apart(measure, m, device, repeats) for m in METHODS}
     base_seconds, _, base_peak, base_scores = rows["reference"]
     methods: dict[str, Any] = {}
     print(f"{'method':<10} {'best s':>8} {'median s':>9} {'faster':>7} {'peak MB':>8} "

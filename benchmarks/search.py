@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import resource
 import statistics
@@ -26,6 +25,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from benchmarks.apart import apart
 from selavpr import searchers, searchfiles
 
 TOP = 20
@@ -150,12 +150,9 @@ def resident() -> int:
 
 def measured(kind: str, folder: Path, truth: list[list[int]]) -> dict[str, Any]:
     """One kind at one size."""
-    spawn = multiprocessing.get_context("spawn")
     path = folder / f"{kind}.faiss"
-    with spawn.Pool(1) as pool:
-        made = pool.apply(build, (kind, str(folder / "rows.npy"), str(path)))
-    with spawn.Pool(1) as pool:
-        result = pool.apply(search, (str(path), made["probes"], str(folder / "queries.npy")))
+    made = apart(build, kind, str(folder / "rows.npy"), str(path))
+    result = apart(search, str(path), made["probes"], str(folder / "queries.npy"))
     found = result.pop("found")
     hits = sum(len(set(a) & set(b)) for a, b in zip(found, truth, strict=True))
     result["recall"] = hits / (TOP * len(truth))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from engine_fixtures import ORIGIN, drawn
 from PIL import Image
 
 from benchmarks import baselines, describers, matchers
+from benchmarks.apart import apart
 from benchmarks.baselines import Trial, recalls, rerank, rules, run, trial
 from selavpr import SelaVPR
 from selavpr.benchmarkphotos import BenchmarkPhoto
@@ -142,6 +145,10 @@ def test_a_run(
     slow = [{**row, "costs": [9 * cost for cost in row["costs"]]} for row in report["rows"]]
     baselines.plot({"bgu-day": report}, {"bgu-day": {"rows": slow}}, 3, tmp_path / "slow.svg")
     assert (tmp_path / "a.svg").read_bytes() != (tmp_path / "slow.svg").read_bytes()
+    for candidates in (0, 4):  # all of them
+        baselines.plot({"x": report}, {"x": report}, candidates, tmp_path / f"{candidates}.svg")
+    assert (tmp_path / "0.svg").read_bytes() == (tmp_path / "4.svg").read_bytes()
+    assert (tmp_path / "0.svg").read_bytes() != (tmp_path / "a.svg").read_bytes()
 
 
 def test_means_of_what_was_measured() -> None:
@@ -260,3 +267,9 @@ def test_queries_are_looked_at_in_further_sizes(tmp_path: Path) -> None:
         (usual.score(query[:1], known) + usual.score(query[1:], known)) / 2
     )
     assert (usual.about, twice.about) == ({}, {"scales": (1.5,)})
+
+
+def test_a_process_that_dies_is_an_error() -> None:
+    assert apart(os.getpid) != os.getpid()
+    with pytest.raises(BrokenProcessPool):
+        apart(os._exit, 3)

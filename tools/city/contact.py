@@ -32,8 +32,10 @@ def write_sheets(out: Path, per_sheet: int = 24, columns: int = 6) -> list[Path]
     return made
 
 
-def write_pairs(out: Path, each: int = 2) -> Path:
+def write_pairs(out: Path, each: int = 2) -> list[Path]:
     """Writes `contact_pairs.webp`: a column of queries and references for each condition.
+
+    Nothing where there are no queries, as among training captures.
 
     Below each query stands the most alike reference photo of the same place; ``each`` pairs stand
     below one another.
@@ -45,6 +47,8 @@ def write_pairs(out: Path, each: int = 2) -> Path:
     for row in rows:
         if row["role"] == "query" and row["place_ids"]:
             queries[row["condition"]].append(row)
+    if not queries:
+        return []
     lines: list[list[Path]] = [[] for _ in range(2 * each)]
     for asked in queries.values():
         for i in range(each):
@@ -55,7 +59,7 @@ def write_pairs(out: Path, each: int = 2) -> Path:
             lines[2 * i + 1].append(out / alike["image"])
     path = out / "contact_pairs.webp"
     _sheet([photo for line in lines for photo in line], len(queries)).save(path, quality=80)
-    return path
+    return [path]
 
 
 def _apart(a: Mapping[str, str], b: Mapping[str, str]) -> float:
@@ -77,5 +81,5 @@ def _sheet(photos: Sequence[Path], columns: int) -> Image.Image:
 
 
 if __name__ == "__main__":
-    for sheet_path in (*write_sheets(Path(sys.argv[1])), write_pairs(Path(sys.argv[1]))):
+    for sheet_path in (*write_sheets(Path(sys.argv[1])), *write_pairs(Path(sys.argv[1]))):
         print(sheet_path)
