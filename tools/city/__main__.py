@@ -20,6 +20,7 @@ SETS = {
     "all": plan.everything,
     "shipped": lambda: [c for c in plan.everything() if c.role != "training"],
     "training": plan.training,
+    "more-training": plan.more_training,
     "calibration": plan.calibration,
     "sample": plan.sample,
 }

@@ -24,6 +24,7 @@ from .zones import split_of, zone_of
 
 SEED = TOWN_SEED
 TRAIN_LOOKS = (101, 102, 103)  # facade seeds of the training town
+MORE_LOOKS = (104, 105)  # and of the sixth round's
 QUERY_CONDITIONS = ("summer_day", "evening", "night", "rain", "snow", "crowded")
 COLUMNS = (
     "image",
@@ -259,22 +260,36 @@ def calibration(per_condition: int = 40, away: int = 60) -> list[Capture]:
 
 
 def training(
-    count: int = 2100, width: int = 288, rows: int = 216, samples: int = 3
+    count: int = 2100,
+    width: int = 288,
+    rows: int = 216,
+    samples: int = 3,
+    looks: Sequence[int] = TRAIN_LOOKS,
+    passings: int = 4,
 ) -> list[Capture]:
-    """Small captures of the training streets, whose facades are drawn from other seeds."""
+    """Small captures of the training streets, whose facades are drawn from other seeds.
+
+    Args:
+        count: Captures of all looks together.
+        width: Of a picture.
+        rows: Of a picture.
+        samples: Of the renderer.
+        looks: Seeds of facades.
+        passings: Captures of a place beside the plain one by day.
+    """
     walls, blocked = obstacles()
     bases = reference_poses(_stands(load_city(), "train", 19.0), walls, blocked, SEED + 2)
     out: list[Capture] = []
-    per_look = math.ceil(count / len(TRAIN_LOOKS))
-    for look in TRAIN_LOOKS:
+    per_look = math.ceil(count / len(looks))
+    for look in looks:
         rng = np.random.default_rng([SEED, look])
-        # Each chosen place is seen about five times: once plainly by day, then in passing.
+        # Each chosen place is seen once plainly by day, then in passing.
         places = rng.permutation(len(bases))
         group: list[Capture] = []
         for j in (places[i % len(places)] for i in range(len(places) * 4)):
             if len(group) >= per_look:
                 break
-            order = [QUERY_CONDITIONS[i] for i in rng.permutation(len(QUERY_CONDITIONS))][:4]
+            order = [QUERY_CONDITIONS[i] for i in rng.permutation(len(QUERY_CONDITIONS))][:passings]
             for v, condition in enumerate(["summer_day", *order]):
                 pose: Pose | None = bases[j]
                 if v:
@@ -305,6 +320,14 @@ def training(
             ids = tuple(o.name for o in group if o.name != c.name and same_place(o.pose, c.pose))
             out.append(Capture(**{**c.__dict__, "place_ids": ids}))
     return out
+
+
+def more_training() -> list[Capture]:
+    """Two looks more, of nearly all places, and sharper.
+
+    Where every stand of a street is seen, its neighbours are there to be told apart from it.
+    """
+    return training(2226, 336, 252, 3, MORE_LOOKS, 2)
 
 
 def everything() -> list[Capture]:
