@@ -242,8 +242,8 @@ def add_eval(commands: Parsers) -> None:
         "eval",
         help="measure how well a model or an index finds places",
         description="Measure a model on a benchmark's folder, or an index on a table of photos: "
-        "recall with chance and intervals by condition, errors in metres, time and memory. What is "
-        "done is kept in --work, so a stopped run goes on.",
+        "recall with chance and intervals by condition, errors in metres, time and, of a "
+        "benchmark, memory. What is done is kept in --work, so a stopped run goes on.",
     )
     add = parser.add_argument
     add("dataset", type=Path, nargs="?", metavar="DATASET_DIR",

@@ -24,7 +24,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     add("--from", dest="source", required=True, metavar="SOURCE", help="where the photos are")
     add("--verbose", action="store_true", help="list all photos that are left out")
     add("--quiet", action="store_true", help="show no progress")
-    add("--limit", type=int, default=0, metavar="N", help="take N photos at most, spread evenly")
+    add("--limit", type=int, default=0, metavar="N", help="take N photos at most, spread evenly; a "
+        "panorama is one")  # fmt: skip
     add("--thin", type=float, default=0, metavar="M", help="leave out photos within M metres of "
         "another that looks the same way (default 0: keep all)")  # fmt: skip
     add("--thin-turn", type=float, default=thinning.TURN_DEG, metavar="DEG",
@@ -36,7 +37,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         help="take only rows with this value; may be repeated")  # fmt: skip
     add("--city", action="append", default=[], metavar="NAME",
         help="only this city of MSLS or GSV-Cities; may be repeated")  # fmt: skip
-    add("--split", choices=layouts.SPLITS, help="of a folder with several (default: the first)")
+    add("--split", choices=layouts.SPLITS, help="of an @utm@ folder with several "
+        "(default: the first)")  # fmt: skip
     add("--utm-zone", default="", metavar="ZONE",
         help="such as 32N, for @utm@ names that carry none")  # fmt: skip
     add = parser.add_argument_group("videos").add_argument

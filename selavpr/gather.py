@@ -161,6 +161,12 @@ def gather(
         raise OptionError("--workers is 1 or more, --limit 0 or more, --rate above 0 to 100.")
     if options.where and kind not in ("table",):
         raise OptionError("--where chooses rows of a table; this source has none.")
+    if options.split and kind != "utm":
+        instead = {"table": "--where split=NAME does", "msls": "--city does"}.get(kind, "")
+        raise OptionError(
+            "--split chooses a part of an @utm@ folder, not of this source"
+            + (f"; {instead}." if instead else ".")
+        )
     result = Gathered(kind=kind)
     made: Collection[str] | None = None  # names of what this source gave; all if None
     if kind in SERVICES:

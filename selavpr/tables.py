@@ -81,7 +81,8 @@ def read_table(
 
     Args:
         source: the table, or a folder that holds one; paths in it are relative to its folder.
-        keep: column values a row must have to be taken, for example ``{"role": "database"}``.
+        keep: column values a row must have to be taken, for example ``{"role": "database"}``; names
+            in upper or lower case.
         need_location: refuse rows without coordinates.
 
     Raises:
@@ -93,12 +94,15 @@ def read_table(
     features = table.suffix.lower() in (".geojson", ".json")
     header, rows = _read(table)
     columns = _columns(header, table)
-    if missing := [name for name in keep or {} if name not in header]:
-        raise OptionError(f"{table} has no column {missing[0]!r}; it has {', '.join(header)}.")
+    known = {name.lower(): name for name in reversed(header)} | {name: name for name in header}
+    wanted = {known.get(name, known.get(name.lower(), "")): name for name in keep or {}}
+    if "" in wanted:
+        raise OptionError(f"{table} has no column {wanted['']!r}; it has {', '.join(header)}.")
+    kept = {column: (keep or {})[name] for column, name in wanted.items()}
     folder = _Folder(table.parent)
     found = []
     for number, cells in rows:
-        if all(cells.get(name) == value for name, value in (keep or {}).items()):
+        if all(cells.get(column) == value for column, value in kept.items()):
             where = f"{'feature' if features else 'line'} {number} of {table}"
             row = _row(folder, where, cells, columns)
             if row.location is None and need_location:

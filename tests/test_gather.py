@@ -279,6 +279,11 @@ def test_kinds(tmp_path: Path) -> None:
     snap(tmp_path / "town/a.jpg")
     with pytest.raises(OptionError, match="--where chooses rows of a table"):
         gathered(tmp_path / "town", tmp_path, where={"a": "b"})
+    with pytest.raises(OptionError, match=r"not of this source\.$"):
+        gathered(tmp_path / "town", tmp_path, split="test")
+    table = draw_town(tmp_path / "drawn", 1)
+    with pytest.raises(OptionError, match="--where split=NAME does"):
+        gathered(table, tmp_path, split="test")
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("av"), reason="PyAV is not installed")

@@ -72,6 +72,9 @@ def test_only_some_rows(tmp_path: Path) -> None:
     assert read_folder(made, {"role": "c"}) == []
     with pytest.raises(OptionError, match=r"no column 'rule'; it has image, lat"):
         read_folder(made, {"rule": "a"})
+    loud = folder(tmp_path, "Image,Lat,Lon,Role\n1.jpg,0,0,a\n2.jpg,0,0,b\n")
+    for name in ("role", "Role", "ROLE"):
+        assert [p.place.place_id for p in read_folder(loud, {name: "a"})] == ["1"]
 
 
 def test_no_table(tmp_path: Path) -> None:
