@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import queue
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,13 +21,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reranking, "GRID", 25)
     monkeypatch.setattr(ModelConfig, "preset", lambda name: TINY)
     monkeypatch.setattr(SelaVPR, "from_pretrained", lambda **options: random_model(TINY))
-
-    def here(method: str, device: str, repeats: int) -> Any:
-        answers: queue.Queue[Any] = queue.Queue()
-        reranking.measure(method, device, repeats, answers)
-        return answers.get()
-
-    monkeypatch.setattr(reranking, "in_own_process", here)
+    monkeypatch.setattr(reranking, "apart", lambda what, *args: what(*args))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
