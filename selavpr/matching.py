@@ -240,7 +240,7 @@ def _count(query: Tensor, candidates: Tensor) -> Tensor:
     on_cpu = query.device.type == "cpu"
     step = 1 if on_cpu else max(1, GPU_NUMBERS // (candidates.shape[1] * candidates.shape[2]))
     find = _extrema if on_cpu else _extrema_gpu
-    blocks = torch.split(candidates, step)
+    blocks = torch.split(candidates, step) if len(candidates) else ()
     counts = [_distinct(*find(query.float(), block.float())) for block in blocks]
     return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64, device=query.device)
 

@@ -111,6 +111,7 @@ def test_matches_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         rtol=1e-3, atol=1e-3,
     )  # fmt: skip
     assert matching._kernel("cuda") is not None and fused._tiles  # the kernel did that
+    assert count_mutual(query.cuda(), candidates[:0].cuda()).shape == (0,) and fused._tiles
     # Widths it does not take, and a GPU that does not take it.
     narrow = features[..., :20]
     exact = count_mutual(narrow[0], narrow[1:])

@@ -103,5 +103,7 @@ def test_counts_on_a_gpu_with_or_without_the_kernel(
 
     monkeypatch.setattr(matching, "_kernel", lambda _: None if kernel == "missing" else Kernel())
     monkeypatch.setattr(matching, "GPU_BYTES", 50 * 50 * 4 * 2)  # several strips
+    none = matching._count(rows[0], rows[:0])
+    assert none.shape == (0,) and none.dtype == torch.int64
     found = matching._extrema_gpu(rows[0], rows[1:])
     assert torch.equal(matching._distinct(*found), expected)
