@@ -362,7 +362,7 @@ def plot(report: dict[str, Any], measured: dict[str, Any], candidates: int, path
         photo, pair, stored = costs[name]
         group, _, label = name.partition(": ")
         second = group == "re-ranked"
-        # Both of our stages look at a photo once; another's second stage looks once more.
+        # What ours asks with holds the first stage's look; another's second stage looks once more.
         extra = first[0] if second and label != "ours" else 0
         ms = 1000 * (photo + extra + pair * (candidates or most))
         kilobytes = (stored + (first[2] if second else 0)) / 1000

@@ -18,7 +18,8 @@ from PIL import Image
 
 from selavpr import SelaVPR, count_mutual
 from selavpr.images import load_image
-from selavpr.matching import expect_mutual
+from selavpr.localfeatures import Local
+from selavpr.reranking import expect_local
 from selavpr.structs import Features, Resize
 
 KEYPOINTS = 2048
@@ -60,7 +61,7 @@ class Ours:
     def look(self, photo: Path) -> torch.Tensor:
         """Local descriptors ``[N, d]``, where matches are expected at the tokens' centres."""
         if self.model.config.scoring == "expected":
-            return self.model.project(self.model.extract([photo]).tokens[0].flatten(0, 1))
+            return self._centres(photo, 1.0)
         local = self.model.extract([photo], local=True).local
         assert local is not None
         return local[0].flatten(0, 1)
@@ -68,17 +69,18 @@ class Ours:
     @torch.inference_mode()
     def ask(self, photo: Path) -> tuple[torch.Tensor, ...]:
         """The same of a query, and of each further size that the model looks at it in."""
-        further = (
-            self.model.extract_each([photo], scale=scale)[0].tokens[0].flatten(0, 1)
-            for scale in self.model.config.query_scales
-        )
-        return (self.look(photo), *map(self.model.project, further))
+        further = (self._centres(photo, scale) for scale in self.model.config.query_scales)
+        return (self.look(photo), *further)
+
+    def _centres(self, photo: Path, scale: float) -> torch.Tensor:
+        (features,) = self.model.extract_each([photo], scale=scale)
+        return self.model.project(features.tokens[0].flatten(0, 1))
 
     def score(self, query: tuple[torch.Tensor, ...], candidate: torch.Tensor) -> float:
         """The number of mutual nearest neighbours, exact, or to be expected on average."""
         if self.model.config.scoring == "expected":
-            each = [expect_mutual(look, candidate[None])[0] for look in query]
-            return float(torch.stack(each).mean())
+            known = Local.at_centres(candidate, (1, len(candidate)))
+            return expect_local(query, [0], lambda _: [known])[0]
         return float(count_mutual(query[0], candidate[None])[0])
 
 

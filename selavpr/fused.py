@@ -108,13 +108,15 @@ def extrema(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor] | Non
     width = query.shape[1]
     if width not in WIDTHS:
         return None
-    while _tiles:
+    for tile in tuple(_tiles):
         try:
-            return _launch(query, block, *_tiles[0])
+            return _launch(query, block, *tile)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # Triton's, the C compiler's, the driver's
-            log.warning("Tiles of %s do not work on this GPU: %s", _tiles.pop(0), error)
+            log.warning("Tiles of %s do not work on this GPU: %s", tile, error)
+            with contextlib.suppress(ValueError):  # another thread was first
+                _tiles.remove(tile)
     return None
 
 

@@ -127,9 +127,12 @@ class Calibration:
         """
         if fields is None or fields.get("version") != VERSION:
             return None
-        known = {field.name for field in dataclasses.fields(cls)}
-        if "query_scales" not in fields:  # there were none when it was fitted
-            known.remove("query_scales")
+        # A field with a default is younger than some calibrations, which lack it.
+        known = {
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.default is dataclasses.MISSING or field.name in fields
+        }
         missing = sorted(known - fields.keys())
         if missing or fields.get("features") != list(FEATURES):
             raise _damaged(f"{missing[0] if missing else 'features'} is missing or wrong")

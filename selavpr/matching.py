@@ -237,11 +237,11 @@ def _check(query: Tensor, candidates: Tensor) -> None:
 
 def _count(query: Tensor, candidates: Tensor) -> Tensor:
     """Exact counts, ``[K]``, for float inputs of any type."""
-    on_cpu = query.device.type == "cpu"
+    query, on_cpu = query.float(), query.device.type == "cpu"
     step = 1 if on_cpu else max(1, GPU_NUMBERS // (candidates.shape[1] * candidates.shape[2]))
     find = _extrema if on_cpu else _extrema_gpu
     blocks = torch.split(candidates, step) if len(candidates) else ()
-    counts = [_distinct(*find(query.float(), block.float())) for block in blocks]
+    counts = [_distinct(*find(query, block.float())) for block in blocks]
     return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64, device=query.device)
 
 

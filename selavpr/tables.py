@@ -94,11 +94,12 @@ def read_table(
     features = table.suffix.lower() in (".geojson", ".json")
     header, rows = _read(table)
     columns = _columns(header, table)
-    known = {name.lower(): name for name in reversed(header)} | {name: name for name in header}
-    wanted = {known.get(name, known.get(name.lower(), "")): name for name in keep or {}}
-    if "" in wanted:
-        raise OptionError(f"{table} has no column {wanted['']!r}; it has {', '.join(header)}.")
-    kept = {column: (keep or {})[name] for column, name in wanted.items()}
+    plain, kept = _plain(header), {}
+    for name, value in (keep or {}).items():
+        column = name if name in header else plain.get(name.lower())
+        if column is None:
+            raise OptionError(f"{table} has no column {name!r}; it has {', '.join(header)}.")
+        kept[column] = value
     folder = _Folder(table.parent)
     found = []
     for number, cells in rows:
@@ -261,9 +262,14 @@ def _properties(feature: Any) -> dict[str, str]:
     return row
 
 
+def _plain(header: Sequence[str]) -> dict[str, str]:
+    """The table's names by what they are in lower case."""
+    return {name.strip().lower(): name for name in header}
+
+
 def _columns(header: Sequence[str], table: Path) -> dict[str, str]:
     """Our names to the table's."""
-    plain = {name.strip().lower(): name for name in header}
+    plain = _plain(header)
     found = {
         ours: plain[alias]
         for ours, aliases in NAMES.items()

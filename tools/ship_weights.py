@@ -66,13 +66,15 @@ def main() -> None:
     backbone = args.out / weights.BACKBONE_FILE
     # The run saved its backbone in half precision; the bundled file is the one that counts.
     source = mean([weights.load(model, backbone) for model in args.models])
-    config = source.config
-    if args.input_size:
-        config = dataclasses.replace(config, input_size=args.input_size)
-    if args.scoring:
-        config = dataclasses.replace(config, scoring=args.scoring)
-    if args.query_scales is not None:
-        config = dataclasses.replace(config, query_scales=tuple(args.query_scales))
+    scales = args.query_scales
+    asked = {
+        "input_size": args.input_size or None,
+        "scoring": args.scoring,
+        "query_scales": None if scales is None else tuple(scales),
+    }
+    # At once: the scoring and the scales have to fit together.
+    changes = {name: value for name, value in asked.items() if value is not None}
+    config = dataclasses.replace(source.config, **changes)
     card = {**source.card, "description": DESCRIPTION}
     for run in card["training"].get("mean_of", [card["training"]]):
         # Where the photos lay on the machine of the run is nobody's business.
