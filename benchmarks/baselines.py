@@ -52,6 +52,7 @@ from selavpr.benchmarkphotos import BenchmarkPhoto
 from selavpr.evaluation import table
 from selavpr.journal import Journal
 from selavpr.layouts import read_benchmark
+from selavpr.localfeatures import Local
 from selavpr.tables import read_table
 from selavpr.weights import DEFAULT_MODEL, digest
 
@@ -249,7 +250,8 @@ def rerank(
 
 def size(kept: Any) -> int:
     """Bytes of what a matcher keeps of a photo."""
-    return sum(int(x.nbytes) for x in (kept if isinstance(kept, tuple) else (kept,)))
+    parts = kept if isinstance(kept, tuple) else (kept,)
+    return sum(int((x.descriptors if isinstance(x, Local) else x).nbytes) for x in parts)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from selavpr import SelaVPR, count_mutual
 from selavpr.images import load_image
 from selavpr.localfeatures import Local
 from selavpr.reranking import expect_local
-from selavpr.structs import Features, Resize
+from selavpr.structs import ASKING, Features, Resize
 
 KEYPOINTS = 2048
 """Most keypoints that SIFT and XFeat may keep."""
@@ -54,34 +54,35 @@ class Ours:
     def __init__(self, model: SelaVPR) -> None:
         """Use a loaded model."""
         self.model = model
-        scales = model.config.query_scales
-        self.about = {"scales": scales} if scales else {}
+        self.about = {"asking": model.config.asking} if model.config.asking != ASKING else {}
 
     @torch.inference_mode()
-    def look(self, photo: Path) -> torch.Tensor:
-        """Local descriptors ``[N, d]``, where matches are expected at the tokens' centres."""
+    def look(self, photo: Path) -> Local:
+        """Local descriptors, where matches are expected those at the tokens' centres."""
         if self.model.config.scoring == "expected":
             return self._centres(photo, 1.0)
         local = self.model.extract([photo], local=True).local
         assert local is not None
-        return local[0].flatten(0, 1)
+        return Local(local[0].flatten(0, 1), (local.shape[1], local.shape[2]))
 
     @torch.inference_mode()
-    def ask(self, photo: Path) -> tuple[torch.Tensor, ...]:
+    def ask(self, photo: Path) -> tuple[Local, ...]:
         """The same of a query, and of each further size that the model looks at it in."""
         further = (self._centres(photo, scale) for scale in self.model.config.query_scales)
         return (self.look(photo), *further)
 
-    def _centres(self, photo: Path, scale: float) -> torch.Tensor:
+    def _centres(self, photo: Path, scale: float) -> Local:
         (features,) = self.model.extract_each([photo], scale=scale)
-        return self.model.project(features.tokens[0].flatten(0, 1))
+        tokens = features.tokens[0]
+        shape = (tokens.shape[0], tokens.shape[1])
+        return Local.at_centres(self.model.project(tokens.flatten(0, 1)), shape)
 
-    def score(self, query: tuple[torch.Tensor, ...], candidate: torch.Tensor) -> float:
+    def score(self, query: tuple[Local, ...], candidate: Local) -> float:
         """The number of mutual nearest neighbours, exact, or to be expected on average."""
-        if self.model.config.scoring == "expected":
-            known = Local.at_centres(candidate, (1, len(candidate)))
-            return expect_local(query, [0], lambda _: [known])[0]
-        return float(count_mutual(query[0], candidate[None])[0])
+        config = self.model.config
+        if config.scoring == "expected":
+            return expect_local(query, [0], lambda _: [candidate], config.agreement)[0]
+        return float(count_mutual(query[0].descriptors, candidate.descriptors[None])[0])
 
 
 class Raw:

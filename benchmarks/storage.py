@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from benchmarks.plots import Point, draw
 from selavpr.building import stored_photo
@@ -32,6 +31,7 @@ from selavpr.metrics import RIGHT_M
 from selavpr.model import SelaVPR
 from selavpr.reranking import count_local, expect_local, order_of
 from selavpr.sources import SourcePhoto, read_folder
+from selavpr.structs import ModelConfig
 from selavpr.writing import Entry, write
 
 KINDS: tuple[tuple[str, int | None], ...] = (
@@ -45,9 +45,9 @@ KINDS: tuple[tuple[str, int | None], ...] = (
 
 @dataclass(frozen=True)
 class Query:
-    """A photo to locate: local descriptors ``[N, d]`` to rank by; what stage one found."""
+    """A photo to locate: local descriptors to rank by; what stage one found."""
 
-    local: Tensor
+    local: Local
     rows: list[int]
     right: set[int]
 
@@ -132,14 +132,14 @@ def asked_with(photo: SourcePhoto, entries: list[Entry], model: SelaVPR, top_k: 
     right = {i for i in rows if place.distance_m(entries[i].place.location) <= RIGHT_M}
     local = Local(features.local[0].flatten(0, 1), dense_cells(features.tokens.shape[1:3]))
     expected = model.config.scoring == "expected"
-    return Query((local.centres if expected else local).descriptors, rows, right)
+    return Query(local.centres if expected else local, rows, right)
 
 
 Read = Callable[[Sequence[int]], Sequence[Local]]
 """Rows to local descriptors; where matches are expected, to those at the tokens' centres."""
 
 
-def ranked(asked: list[Query], read: Read, expected: bool) -> tuple[list[list[int]], float]:
+def ranked(asked: list[Query], read: Read, config: ModelConfig) -> tuple[list[list[int]], float]:
     """Each query's candidates in their new order, and milliseconds to read one.
 
     What was read stays: one photo is a candidate of many queries.
@@ -157,10 +157,10 @@ def ranked(asked: list[Query], read: Read, expected: bool) -> tuple[list[list[in
             known.update(zip(missing, read(missing), strict=True))
         seconds += time.perf_counter() - start
         scores: Sequence[float]
-        if expected:
-            scores = expect_local([query.local], query.rows, known_of)
+        if config.scoring == "expected":
+            scores = expect_local([query.local], query.rows, known_of, config.agreement)
         else:
-            scores = count_local(query.local, query.rows, known_of, "exact")
+            scores = count_local(query.local.descriptors, query.rows, known_of, "exact")
         orders.append([query.rows[i] for i in order_of(scores)])
     return orders, seconds / max(len(known), 1) * 1000
 
@@ -193,7 +193,7 @@ def dense_orders(
     def read(rows: Sequence[int]) -> list[Local]:
         return [found.centres if expected else found for found in map(dense, rows)]
 
-    orders, read_ms = ranked(asked, read, expected)
+    orders, read_ms = ranked(asked, read, model.config)
     size = float(dense(0).descriptors.numel() * 4)
     return orders, [judged("float32", None, size, asked, orders, orders, read_ms)]
 
@@ -209,9 +209,8 @@ def measured(
         write(path, entries, manifest, network=model, local=kind, rank=rank)
         index = PlaceIndex.open(path)
         size = sum((path / name).stat().st_size for name in index.codec.arrays) / len(entries)
-        expected = model.config.scoring == "expected"
-        read = index.centres if expected else index.local
-        orders, read_ms = ranked(asked, lambda rows: read(rows, model), expected)
+        read = index.centres if model.config.scoring == "expected" else index.local
+        orders, read_ms = ranked(asked, lambda rows: read(rows, model), model.config)
     return judged(kind, rank, size, asked, orders, truth, read_ms)
 
 

@@ -27,6 +27,7 @@ from selavpr.errors import IndexFileError, OptionError
 from selavpr.indexfiles import MANIFEST, manifest_text, read_manifest
 from selavpr.judgement import MOST_DEVIATIONS, Calibration
 from selavpr.regression import fit_logistic, logistic
+from selavpr.structs import ASKING, ModelConfig
 
 FEWEST = FOLDS = 5
 """Folds of the cross-validation, each of which needs a photo of the city and one from elsewhere."""
@@ -75,7 +76,7 @@ class _Cut:
 
 
 def fit(
-    samples: Sequence[Sample], top_k: int, query_scales: tuple[float, ...] = ()
+    samples: Sequence[Sample], top_k: int, config: ModelConfig | None = None
 ) -> tuple[Calibration, dict[str, Any]]:
     """Fit a calibration.
 
@@ -83,7 +84,7 @@ def fit(
         samples: photos of the city and from elsewhere; the shares in which the city's own and
             others will come are taken to be as here.
         top_k: candidates that were re-ranked.
-        query_scales: of the model that answered.
+        config: of the model that answered; None for one that asks as the paper's does.
 
     Returns:
         The calibration, and what held-out photos say of it, see ``quality``.
@@ -124,7 +125,8 @@ def fit(
     radii = [
         (parts[f].radius50_m[s], parts[f].radius90_m[s]) for f, s in zip(folds, steps, strict=True)
     ]
-    calibration = dataclasses.replace(calibration, query_scales=query_scales)
+    asking = config.asking if config else ASKING
+    calibration = dataclasses.replace(calibration, **asking)
     return calibration, quality(held["here"], held["right"], errors, verdicts, radii)
 
 

@@ -131,7 +131,9 @@ def _print_answer(
     else:
         print(f"{photo}: {where}, {estimate.verdict} in {town}")
     if recognizer.calibration is None:
-        print("  this index is not calibrated, so the verdict is a rule of thumb")
+        unfit = recognizer.index.manifest.calibration is not None
+        why = "was calibrated otherwise (calibrate it anew)" if unfit else "is not calibrated"
+        print(f"  this index {why}, so the verdict is a rule of thumb")
     elif found.candidates[0].matches is None:
         print("  nothing was re-ranked, so the verdict is a rule of thumb")
     elif estimate.confidence is None:

@@ -178,9 +178,7 @@ def calibrate(args: argparse.Namespace) -> int:
     if answers is None:
         print("selavpr: stopped; the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
-    fitted, said = calibration.fit(
-        cityeval.samples(answers), args.top_k, recognizer.model.config.query_scales
-    )
+    fitted, said = calibration.fit(cityeval.samples(answers), args.top_k, recognizer.model.config)
     print(_report(fitted, said))
     if args.json:
         write_json(args.json, {"calibration": fitted.to_dict(), "held_out": said})

@@ -15,9 +15,9 @@ import numpy as np
 from selavpr.confidence import FEATURES, Evidence, Verdict
 from selavpr.errors import IndexFileError
 from selavpr.regression import logistic
-from selavpr.structs import is_number
+from selavpr.structs import ModelConfig, is_number
 
-VERSION = 1
+VERSION = 2
 """Of the calibration's form; another one is passed over, which leaves the index uncalibrated."""
 
 MAX_TOP_K = 1000
@@ -66,6 +66,7 @@ class Calibration:
         photos: photos of the city it was fitted to.
         outside: photos from elsewhere.
         query_scales: of the model it was fitted with, which it speaks of alone.
+        agreement: likewise.
 
     Raises:
         IndexFileError: a number is missing, not finite or outside its domain.
@@ -85,6 +86,7 @@ class Calibration:
     photos: int
     outside: int
     query_scales: tuple[float, ...] = ()
+    agreement: bool = False
 
     def __post_init__(self) -> None:
         """Check every field once: an index may come from a stranger."""
@@ -110,6 +112,8 @@ class Calibration:
         scales = self.query_scales
         if not isinstance(scales, tuple) or not all(is_number(scale) for scale in scales):
             raise _damaged("query_scales must be numbers")
+        if not isinstance(self.agreement, bool):
+            raise _damaged("agreement must be true or false")
         if min(self.scale) <= 0:
             raise _damaged("scale must be positive")
         if self.probably_from > self.sure_from or list(self.steps) != sorted(self.steps):
@@ -117,6 +121,10 @@ class Calibration:
         pairs = zip(self.radius50_m, self.radius90_m, strict=True)
         if any(not 0 <= half <= most for half, most in pairs):
             raise _damaged("its radii are out of order")
+
+    def speaks_of(self, config: ModelConfig) -> bool:
+        """Whether a model asks as it did when this was fitted."""
+        return all(getattr(self, name) == value for name, value in config.asking.items())
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any] | None) -> Calibration | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -78,6 +79,19 @@ class Local:
         return cls(
             descriptors, grid, torch.arange(grid[0] * grid[1]).reshape(grid)[::4, ::4].flatten()
         )
+
+    @property
+    def places(self) -> Tensor:
+        """Where they look: ``[N, 2]`` float32 (x, y) from the photo's middle, on the CPU.
+
+        The unit is the root of the photo's area, so that photos of any shape and size compare.
+        """
+        height, width = self.grid
+        cells = torch.arange(height * width) if self.cells is None else self.cells.cpu()
+        middle = torch.tensor([(width - 1) / 2, (height - 1) / 2])
+        # A grid of 4w - 3 columns has w tokens.
+        side = math.sqrt((width + 3) * (height + 3))
+        return (torch.stack([cells % width, cells // width], dim=-1) - middle) / side
 
     @property
     def centres(self) -> Local:

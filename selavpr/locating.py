@@ -1,4 +1,4 @@
-"""Where the photo was taken: the candidates that agree, fused into one position."""
+"""Where the photo was taken: places beside the best, and all that agree fused into a position."""
 
 from __future__ import annotations
 
@@ -21,6 +21,25 @@ the best candidate alone 79 %, and powers from 1.5 to 6 between 77 and 82 %."""
 SHARPNESS = 8
 """Power of the evidence inside the place that won: candidates nearly as good pull the position
 along the street, the others only helped to choose it."""
+
+LEADERS = 5
+"""Best candidates whose surroundings are worth another look."""
+
+
+def beside(leaders: Sequence[Location], others: Sequence[Location]) -> list[int]:
+    """Which places stand within ``RADIUS_M`` of one of the leaders.
+
+    Args:
+        leaders: places of the best candidates.
+        others: places of others.
+
+    Returns:
+        Positions in ``others``, ascending.
+    """
+    return [
+        i for i, place in enumerate(others)
+        if any(place.distance_m(leader) <= RADIUS_M for leader in leaders)
+    ]  # fmt: skip
 
 
 def fused(candidates: Sequence[Candidate]) -> Location:

@@ -2,8 +2,9 @@
 
 Row i of the query and row j of the candidate are mutual nearest neighbours when j is the most
 similar row to i and i the most similar row to j, by inner product (SelaVPR, section 3.3). The
-number of such pairs is the re-ranking score; no threshold, no geometry. Similarities that are equal
-to the bit are settled by the lower row number, so that the result is the same on every run.
+number of such pairs is the paper's re-ranking score; no threshold, no geometry. Similarities that
+are equal to the bit are settled by the lower row number, so that the result is the same on every
+run.
 
 The reference multiplies everything at once: a K x N x N tensor, 5.5 GB for 100 candidates at
 61 x 61. Here a strip of it exists at a time. Only two things are read off a strip, and both are
@@ -23,10 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selavpr.alignment import LIKELIEST, aligned
 from selavpr.errors import OptionError
 from selavpr.structs import PATCH, Matches
 
 Mode = Literal["exact", "fast"]
+
+Places = tuple[Tensor, Tensor]
+"""Where descriptors look in their photos: ``[N, 2]`` of a query's, ``[K, M, 2]`` of candidates'."""
 
 STRIP = 256
 """Query rows multiplied at a time on a CPU: with 3,721 columns a strip is 3.8 MB, inside L3."""
@@ -136,13 +141,6 @@ def _weight(query: Tensor, candidate: Tensor) -> Tensor:
     return torch.exp((query @ candidate.mT - 1) / TEMPERATURE)
 
 
-def _expect_block(query: Tensor, block: Tensor) -> Tensor:
-    """Scores ``[B]`` of ``[B, M, D]`` candidates at once."""
-    weight = _weight(query, block)
-    choices = weight.sum(1, keepdim=True) * weight.sum(2, keepdim=True)
-    return (weight.square_() / choices).sum((1, 2))
-
-
 def _through(sampled: Tensor) -> Tensor:
     """Candidates whose sampled count leaves them a chance to be first, best first.
 
@@ -156,7 +154,7 @@ def _through(sampled: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def expect_mutual(query: Tensor, candidates: Tensor) -> Tensor:
+def expect_mutual(query: Tensor, candidates: Tensor, places: Places | None = None) -> Tensor:
     """Score candidates by their expected number of mutual nearest neighbours with the query.
 
     Where details repeat, as windows do, the nearest neighbour is one of many nearly as near, and a
@@ -165,9 +163,13 @@ def expect_mutual(query: Tensor, candidates: Tensor) -> Tensor:
     product of both choices' probabilities (dual softmax, Rocco et al., NeurIPS 2018), and the sum
     over all pairs is the expected number. As the temperature falls, it becomes the count.
 
+    With ``places`` the score is the geometric mean of that number and of as many as lie alike in
+    both photos, by the likeliest of them (see ``alignment``).
+
     Args:
         query: ``[N, D]`` descriptors of unit norm.
         candidates: ``[K, M, D]`` of unit norm on the same device.
+        places: where they look, see ``Local.places``; None to ask nothing of it.
 
     Returns:
         ``[K]`` float32, 0 to min(N, M), on the query's device.
@@ -175,24 +177,50 @@ def expect_mutual(query: Tensor, candidates: Tensor) -> Tensor:
     Raises:
         OptionError: the shapes do not fit together.
     """
-    _check(query, candidates)
-    if not len(query) or not candidates.shape[1]:
+    _check(query, candidates, places)
+    if not query.numel() or not candidates.numel():
         return torch.zeros(len(candidates), device=query.device)
-    if query.device.type != "cpu":
+    if query.device.type == "cpu":
+        each = [_expect(query.float(), candidate.float()) for candidate in candidates]
+        found = [torch.stack(parts) for parts in zip(*each, strict=True)]
+    else:
         step = max(1, GPU_BYTES // (4 * len(query) * candidates.shape[1]))
         blocks = torch.split(candidates.float(), step)
-        return torch.cat([_expect_block(query.float(), block) for block in blocks])
-    scores = torch.zeros(len(candidates), device=query.device)
-    strips = torch.split(query.float(), max(1, EXPECTED_AT_ONCE // candidates.shape[1]))
-    for k, candidate in enumerate(candidates.float()):
-        weights = [_weight(strips[0], candidate)] if len(strips) == 1 else None
-        columns = torch.zeros(len(candidate), device=query.device)
-        for weight in weights or (_weight(strip, candidate) for strip in strips):
-            columns += weight.sum(0)
-        for weight in weights or (_weight(strip, candidate) for strip in strips):
-            rows = weight.sum(1)
-            scores[k] += (weight.square_() @ columns.reciprocal()) @ rows.reciprocal()
-    return scores
+        each = [_expect_block(query.float(), block) for block in blocks]
+        found = [torch.cat(parts) for parts in zip(*each, strict=True)]
+    expected, likely, partner = found
+    if places is None:
+        return expected
+    weight, rows = likely.topk(min(LIKELIEST, len(query)), dim=1)
+    here, there = places[0].to(query.device), places[1].to(query.device)
+    partner = partner.gather(1, rows)[..., None].expand(-1, -1, 2)
+    return expected * aligned(weight, here[rows], there.gather(1, partner)).sqrt()
+
+
+def _expect(query: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The expected number, and of each row of the query its likeliest partner and how likely."""
+    strips = torch.split(query, max(1, EXPECTED_AT_ONCE // len(candidate)))
+    weights = [_weight(strips[0], candidate)] if len(strips) == 1 else None
+    columns = torch.zeros(len(candidate))
+    for weight in weights or (_weight(strip, candidate) for strip in strips):
+        columns += weight.sum(0)
+    score, likely, partner = torch.zeros(()), [], []
+    for weight in weights or (_weight(strip, candidate) for strip in strips):
+        rows = weight.sum(1)
+        best = weight.square_().mul_(columns.reciprocal()).max(1)
+        score += weight.sum(1) @ rows.reciprocal()
+        likely.append(best.values / rows)
+        partner.append(best.indices)
+    return score, torch.cat(likely), torch.cat(partner)
+
+
+def _expect_block(query: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of ``[B, M, D]`` candidates at once."""
+    weight = _weight(query, block)
+    choices = weight.sum(1, keepdim=True) * weight.sum(2, keepdim=True)
+    chance = weight.square_().div_(choices)
+    likely, partner = chance.max(2)
+    return chance.sum((1, 2)), likely, partner
 
 
 def grid_centres(rows: Tensor, width: int) -> Tensor:
@@ -227,12 +255,19 @@ def keypoints(rows: Tensor, grid: tuple[int, int], photo_size: tuple[int, int]) 
     return grid_centres(rows.cpu(), width) * (torch.tensor(photo_size) / input_size)
 
 
-def _check(query: Tensor, candidates: Tensor) -> None:
+def _check(query: Tensor, candidates: Tensor, places: Places | None = None) -> None:
     if query.ndim != 2 or candidates.ndim != 3 or query.shape[1] != candidates.shape[2]:
         raise OptionError(
             "Descriptors must be [N, D] and [K, M, D] with the same D; these are "
             f"{list(query.shape)} and {list(candidates.shape)}."
         )
+    if places is not None:
+        shapes = places[0].shape, places[1].shape
+        if shapes != ((len(query), 2), (*candidates.shape[:2], 2)):
+            raise OptionError(
+                "Places must be [N, 2] and [K, M, 2], a position for each descriptor; these are "
+                f"{list(shapes[0])} and {list(shapes[1])}."
+            )
 
 
 def _count(query: Tensor, candidates: Tensor) -> Tensor:

@@ -293,7 +293,8 @@ class SelaVPR(nn.Module):
         shape = dataclasses.asdict(self.config)
         if shape["scoring"] == "count":  # as all models did before there was a choice
             del shape["scoring"]
-        del shape["query_scales"]  # an index is none the worse for other ways to ask it
+        for name in self.config.asking:  # an index is none the worse for other ways to ask it
+            del shape[name]
         return weights.digest([frozen, trained, shape])
 
     def forward(

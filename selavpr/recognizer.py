@@ -2,8 +2,9 @@
 
 Two stages (SelaVPR, section 3.4): the global descriptor finds the most similar reference photos,
 then their local features are matched against the photo's and the order follows the number of
-mutual nearest neighbours, counted or expected as the model was trained for. How many are re-ranked
-settles place, verdict and probability; how many are shown does not.
+mutual nearest neighbours, counted or expected as the model was trained for. Then those have their
+turn, too, that the first stage found less similar but that stand beside the best. How many are
+re-ranked settles place, verdict and probability; how many are shown does not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +31,7 @@ from selavpr.images import PhotoSource, load_image
 from selavpr.index import PlaceIndex
 from selavpr.judgement import MAX_TOP_K, Calibration
 from selavpr.localfeatures import Local
-from selavpr.locating import fused
+from selavpr.locating import LEADERS, beside, fused
 from selavpr.matching import keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR
 from selavpr.published import open_index
@@ -39,6 +40,9 @@ from selavpr.structs import Candidate, Estimate, Features, KeypointMatches, Reco
 from selavpr.weights import DEFAULT_MODEL
 
 Progress = Callable[[str, float], None]
+
+REACH = 4
+"""How far down the first stage's list, in depths, places beside the best candidates are sought."""
 
 
 class Recognizer:
@@ -68,8 +72,7 @@ class Recognizer:
         self.model = model
         self.index = index
         kept = Calibration.from_dict(index.manifest.calibration)
-        speaks = kept is not None and kept.query_scales == model.config.query_scales
-        self.calibration = kept if speaks else None
+        self.calibration = kept if kept is not None and kept.speaks_of(model.config) else None
         usual = self.calibration.top_k if self.calibration else confidence.LOOKED_AT
         self.depth = min(usual, len(index))
         self._lock = threading.Lock()
@@ -117,7 +120,8 @@ class Recognizer:
                 global order, without matches.
             rerank: run the second stage; without it the global order is the answer.
             rerank_depth: candidates the first stage hands to the second, 1 to 1000; ``depth`` when
-                None. With any other number no probability is claimed.
+                None. With any other number no probability is claimed. Half as many more at most
+                are re-ranked for standing beside the best.
             progress: called with the stage's name and the share of the work done so far.
 
         Raises:
@@ -234,15 +238,16 @@ class Recognizer:
         progress("search", 0.4)
         settling = depth or self.depth  # the candidates the answer is made of
         with _timed(timings, "search"):
-            found = self.index.search(features.descriptor[0], max(top_k, settling))
-        scores: Sequence[float] = []
+            reach = max(top_k, settling)
+            found = self.index.search(features.descriptor[0], max(reach, REACH * depth))
+        scores: dict[int, float] = {}
         if depth:
             progress("rerank", 0.5)
             with _timed(timings, "rerank"), self._lock:
-                scores = self._scores(looks, [row for row, _ in found[:depth]])
+                scores = self._rerank(looks, [row for row, _ in found], depth)
         progress("locate", 0.9)
         with _timed(timings, "locate"):
-            candidates = self._ranked(found, scores)
+            candidates = self._ranked(found, scores, reach)
             usual = depth == self.depth
             estimate = self._locate(features, photo_size, candidates[:settling], usual)
         progress("done", 1.0)
@@ -260,19 +265,19 @@ class Recognizer:
                     key=lambda c: c.global_rank,
                 )
             ),
+            settled=settling,
         )
 
     def evidence(self, recognition: Recognition) -> Evidence:
-        """What speaks for an answer that shows all its re-ranked candidates; calibration learns it.
+        """What speaks for an answer that shows all it was made of; calibration learns from it.
 
         Args:
             recognition: what ``recognize`` returned for a ``top_k`` no smaller than its depth.
         """
-        ranked = [c for c in recognition.candidates if c.matches is not None]
         return self._evidence(
             recognition.features,
             recognition.photo_size,
-            ranked or recognition.candidates[: self.depth],
+            recognition.candidates[: recognition.settled or None],
             recognition.location.location,
         )
 
@@ -353,16 +358,35 @@ class Recognizer:
 
     def _scores(self, looks: Sequence[Features], rows: list[int]) -> Sequence[float]:
         """Mutual matches of each candidate, counted or expected."""
-        scored = [self._scored(look).descriptors for look in looks]
+        scored = [self._scored(look) for look in looks]
         if self._counts:
-            return count_local(scored[0], rows, self._scored_of)
-        return expect_local(scored, rows, self._scored_of)
+            return count_local(scored[0].descriptors, rows, self._scored_of)
+        return expect_local(scored, rows, self._scored_of, self.model.config.agreement)
+
+    def _rerank(self, looks: Sequence[Features], rows: list[int], depth: int) -> dict[int, float]:
+        """Matches of the first ``depth`` rows, and of those farther down beside the best of them.
+
+        Where a street is known from some way off, it is soon seen from where the photo was taken.
+
+        Returns:
+            Positions in ``rows``, ascending, with their matches.
+        """
+        scores = dict(enumerate(self._scores(looks, rows[:depth])))
+        best = order_of(list(scores.values()))[:LEADERS]
+        where = [self.index.place(row).location for row in rows]
+        near = beside([where[i] for i in best], where[depth:])[: depth // 2]
+        if near:
+            further = [depth + i for i in near]
+            scores |= zip(further, self._scores(looks, [rows[i] for i in further]), strict=True)
+        return scores
 
     def _ranked(
-        self, found: list[tuple[int, float]], scores: Sequence[float]
+        self, found: list[tuple[int, float]], scores: Mapping[int, float], reach: int
     ) -> tuple[Candidate, ...]:
         """More matches first, then those that were not re-ranked; ties by the global order."""
-        order = [*order_of(scores), *range(len(scores), len(found))]
+        rescored = list(scores)
+        order = [rescored[i] for i in order_of(list(scores.values()))]
+        order += [i for i in range(min(reach, len(found))) if i not in scores]
         return tuple(
             Candidate(
                 place=self.index.place(found[i][0]),
@@ -370,7 +394,7 @@ class Recognizer:
                 global_rank=i + 1,
                 rank=rank,
                 similarity=found[i][1],
-                matches=scores[i] if i < len(scores) else None,
+                matches=scores.get(i),
             )
             for rank, i in enumerate(order, 1)
         )

@@ -50,8 +50,11 @@ def score_tokens(
                 for i in some
             ]
 
-        projected = [model.project(tokens.flatten(0, 1)) for tokens in looks]
-        return expect_local(projected, rows, centres)
+        seen = [
+            Local.at_centres(model.project(x.flatten(0, 1)), (x.shape[0], x.shape[1]))
+            for x in looks
+        ]
+        return expect_local(seen, rows, centres, model.config.agreement)
 
     def local(some: Sequence[int]) -> list[Local]:
         return densify_each(some, grid, tokens, model)
@@ -61,23 +64,33 @@ def score_tokens(
 
 @torch.inference_mode()
 def expect_local(
-    looks: Sequence[Tensor],
+    looks: Sequence[Local],
     rows: Sequence[int],
     centres: Callable[[Sequence[int]], Sequence[Local]],
+    agreement: bool = False,
 ) -> list[float]:
     """Expected mutual matches of each candidate with the photo; see ``matching.expect_mutual``.
 
     Args:
-        looks: ``[N, d]`` local descriptors at the centres of the photo's tokens, for each size it
-            was looked at in; what is expected of each is averaged.
+        looks: local descriptors at the centres of the photo's tokens, for each size it was looked
+            at in; what is expected of each is averaged.
         rows: the candidates' numbers.
         centres: numbers to such descriptors; called for a block of candidates at a time.
+        agreement: count for more what lies alike in both photos.
     """
+    places = [look.places for look in looks] if agreement else []
     scores = [0.0] * len(rows)
     for start in range(0, len(rows), COUNT_BLOCK):
-        for numbers, candidates in _groups(centres(rows[start : start + COUNT_BLOCK])):
-            expected = torch.stack([expect_mutual(query, candidates) for query in looks]).mean(0)
-            for i, score in zip(numbers, expected.tolist(), strict=True):
+        found = centres(rows[start : start + COUNT_BLOCK])
+        for numbers, candidates in _groups(found):
+            there = torch.stack([found[i].places for i in numbers]) if agreement else None
+            each = [
+                expect_mutual(
+                    look.descriptors, candidates, None if there is None else (places[n], there)
+                )
+                for n, look in enumerate(looks)
+            ]
+            for i, score in zip(numbers, torch.stack(each).mean(0).tolist(), strict=True):
                 scores[start + i] = score
     return scores
 

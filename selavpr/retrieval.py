@@ -161,7 +161,7 @@ def _rerank(
         "precision": str(model.precision),
         "device": model.device.type,
         "mode": mode,
-        "scales": model.config.query_scales,
+        "asking": model.config.asking,
         "lists": first,
         "queries": [str(path) for path in looks[0].photos],
         "database": [str(path) for path in known.photos],

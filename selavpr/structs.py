@@ -30,6 +30,10 @@ LEAST_SCALE = 0.25
 Resize = Literal["squash", "keep-aspect"]
 Scoring = Literal["count", "expected"]
 
+ASKING: Mapping[str, Any] = {"query_scales": (), "agreement": False}
+"""Options of the model that an index does not depend on, but a calibration does; as they are where
+nothing is said of them, and always where matches are counted."""
+
 
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value from a file is a finite number; true and false are none."""
@@ -61,6 +65,9 @@ class ModelConfig:
     # Further sizes a query is looked at in, in shares of input_size, their expected matches
     # averaged: lenses differ, and with them the size of things. References are looked at in one.
     query_scales: tuple[float, ...] = ()
+    # Whether expected matches count for more that lie alike in both photos (see alignment). It asks
+    # nothing of the network, and the paper's count does without.
+    agreement: bool = False
 
     def __post_init__(self) -> None:
         """Check every field once, so that nothing downstream has to."""
@@ -85,8 +92,9 @@ class ModelConfig:
             raise OptionError(f"resize must be 'squash' or 'keep-aspect', not {self.resize!r}.")
         if self.scoring not in ("count", "expected"):
             raise OptionError(f"scoring must be 'count' or 'expected', not {self.scoring!r}.")
-        if not isinstance(self.antialias, bool):
-            raise OptionError(f"antialias must be true or false, not {self.antialias!r}.")
+        for name in ("antialias", "agreement"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         if not is_number(self.adapter_scale):
             raise OptionError(
                 f"adapter_scale must be a number, and finite, not {self.adapter_scale!r}."
@@ -101,8 +109,15 @@ class ModelConfig:
             )
         if scales and self.scoring == "count":
             raise OptionError("query_scales need the scoring 'expected'; counts do not add up.")
+        if self.agreement and self.scoring == "count":
+            raise OptionError("agreement needs the scoring 'expected'; counts are of all matches.")
         for scale in scales:
             self.at_scale(scale)
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """How queries are looked at and candidates ordered; references are made alike by any."""
+        return {name: getattr(self, name) for name in ASKING}
 
     def at_scale(self, scale: float) -> ModelConfig:
         """The same, but for photos looked at in another size.
@@ -328,6 +343,7 @@ class Recognition:
         timings_ms: stage name to milliseconds, in the order the stages ran.
         fallen: those that the first stage put as far in front, and the second behind
             ``candidates``, in order of ``global_rank``.
+        settled: how many of the first candidates the answer was made of; 0 for all.
     """
 
     photo_size: tuple[int, int]
@@ -337,6 +353,7 @@ class Recognition:
     features: Features
     timings_ms: Mapping[str, float]
     fallen: tuple[Candidate, ...] = ()
+    settled: int = 0
 
     @property
     def either(self) -> tuple[Candidate, ...]:

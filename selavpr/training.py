@@ -45,7 +45,7 @@ from selavpr.memory import Memory, Past
 from selavpr.mining import Batch
 from selavpr.model import Adapter, SelaVPR
 from selavpr.recipes import Recipe, from_dict
-from selavpr.structs import Features
+from selavpr.structs import ASKING, Features
 from selavpr.training_data import TrainingPhotos, View, Views, collate, read_training
 from selavpr.validation import RERANKED, ValidationSet, read_validation, validate
 
@@ -118,7 +118,7 @@ def prepare(recipe: Recipe, device: str | torch.device = "cpu") -> SelaVPR:
         input_size=recipe.input_size,
         resize=recipe.resize,
         scoring=recipe.scoring,
-        query_scales=source.config.query_scales if recipe.scoring == "expected" else (),
+        **(source.config.asking if recipe.scoring == "expected" else ASKING),
     )
     model = SelaVPR.from_weights(
         dataclasses.replace(source, config=config), device=device, precision=recipe.precision

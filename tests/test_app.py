@@ -67,7 +67,7 @@ def started(
         yield address, process.stdout.readline()
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def fetched(url: str) -> Any:

@@ -259,14 +259,30 @@ def test_queries_are_looked_at_in_further_sizes(tmp_path: Path) -> None:
         for x in ((), (1.5,))
     )
     known = usual.look(path)
-    assert torch.equal(known, twice.look(path))
+    assert torch.equal(known.descriptors, twice.look(path).descriptors)
     query = twice.ask(path)
-    assert [len(look) for look in query] == [16, 36]
-    assert torch.equal(query[0], usual.ask(path)[0]) and len(usual.ask(path)) == 1
+    assert [len(look.descriptors) for look in query] == [16, 36]
+    (once,) = usual.ask(path)
+    assert torch.equal(query[0].descriptors, once.descriptors)
     assert twice.score(query, known) == pytest.approx(
         (usual.score(query[:1], known) + usual.score(query[1:], known)) / 2
     )
-    assert (usual.about, twice.about) == ({}, {"scales": (1.5,)})
+    assert usual.about == {}
+    assert twice.about == {"asking": {"query_scales": (1.5,), "agreement": False}}
+
+
+def test_what_lies_alike_counts_for_more(tmp_path: Path) -> None:
+    for i in range(2):
+        drawn(i).save(tmp_path / f"{i}.png")
+    shape = dataclasses.replace(TINY, scoring="expected")
+    all_, alike = (
+        matchers.Ours(random_model(dataclasses.replace(shape, agreement=x))) for x in (False, True)
+    )
+    (query,) = alike.ask(tmp_path / "0.png")
+    for i, least in ((0, 0.5), (1, 0.0)):
+        known = alike.look(tmp_path / f"{i}.png")
+        most = all_.score((query,), known)
+        assert least * most < alike.score((query,), known) < most
 
 
 def test_a_process_that_dies_is_an_error() -> None:

@@ -7,9 +7,11 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -216,15 +218,30 @@ def test_any_json_is_read_or_refused(name: str, value: object) -> None:
     assert 0 <= judged.confidence <= 1 and 0 <= judged.radius50_m <= judged.radius90_m
 
 
-def test_one_from_before_there_were_further_sizes(fitted: Calibration) -> None:
+@pytest.mark.parametrize(
+    ("name", "said", "meant", "wrong"),
+    [("query_scales", [0.9], (0.9,), ["0.9"]), ("agreement", True, True, 1)],
+)
+def test_one_that_says_nothing_of_how_the_model_asks(
+    fitted: Calibration, name: str, said: object, meant: Any, wrong: object
+) -> None:
     fields = fitted.to_dict()
-    assert Calibration.from_dict({**fields, "query_scales": [0.9]}) == dataclasses.replace(
-        fitted, query_scales=(0.9,)
-    )
-    del fields["query_scales"]
+    other = Calibration.from_dict({**fields, name: said})
+    assert other == dataclasses.replace(fitted, **{name: meant})
+    plain = dataclasses.replace(TINY, scoring="expected")
+    asking = dataclasses.replace(plain, **{name: meant})
+    assert [c.speaks_of(m) for c in (fitted, other) for m in (plain, asking)] == [
+        True, False, False, True
+    ]  # fmt: skip
+    del fields[name]
     assert Calibration.from_dict(fields) == fitted
-    with pytest.raises(IndexFileError, match="query_scales"):
-        Calibration.from_dict({**fields, "query_scales": ["0.9"]})
+    with pytest.raises(IndexFileError, match=name):
+        Calibration.from_dict({**fields, name: wrong})
+
+
+def test_it_remembers_how_the_model_asked() -> None:
+    config = dataclasses.replace(TINY, scoring="expected", query_scales=(0.9,), agreement=True)
+    assert fit(drawn_samples(), 20, config)[0].speaks_of(config)
 
 
 def test_stored_in_an_index(

@@ -248,6 +248,10 @@ def test_an_answer_that_was_not_re_ranked_is_not_blamed_on_the_index(
     assert "calibrated for 12 re-ranked candidates" in out and "probability" not in out
     _, out, _ = run("locate", files[0], "--index", built, "--no-rerank")
     assert "not calibrated" in out
+    store(index, Calibration(zeros, (1.0,) * width, line, line, 0.1, 0.5, 0.9, (), (5.0,), (9.0,),
+                             20, 9, 9, query_scales=(0.9,)))  # fmt: skip
+    _, out, _ = run("locate", files[0], "--index", index)
+    assert "was calibrated otherwise" in out and "probability" not in out
 
 
 def test_locate_re_ranks_as_many_as_asked(run: Run, built: Path, files: list[Path]) -> None:

@@ -104,7 +104,7 @@ def test_calibrate_then_eval(
     assert run("index", "calibrate", folder, *rest, "--top-k", 5) == 0
     assert run("eval", "--index", folder, *rest, "--json", other) == 0
     facts = json.loads(other.read_text())["facts"]
-    assert (facts["calibrated"], facts["candidates re-ranked"]) == (True, 5)
+    assert (facts["calibrated"], facts["candidates re-ranked (mean)"]) == (True, 5)
     # Calibrated anew although what is stored is damaged.
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"probably_from": 0.5', '"probably_from": 5'))

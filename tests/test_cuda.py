@@ -110,6 +110,11 @@ def test_matches_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         expect_mutual(query.cuda(), candidates.cuda()).cpu(), expect_mutual(query, candidates),
         rtol=1e-3, atol=1e-3,
     )  # fmt: skip
+    places = torch.rand(61, 400, 2, generator=generator) - 0.5
+    alike = expect_mutual(query, candidates, (places[0], places[1:]))
+    there = expect_mutual(query.cuda(), candidates.cuda(), (places[0], places[1:])).cpu()
+    assert (alike < expect_mutual(query, candidates)).all()
+    torch.testing.assert_close(there, alike, rtol=0.02, atol=1e-3)  # near ties, likewise
     assert matching._kernel("cuda") is not None and fused._tiles  # the kernel did that
     assert count_mutual(query.cuda(), candidates[:0].cuda()).shape == (0,) and fused._tiles
     # Widths it does not take, and a GPU that does not take it.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selavpr.geo import Location
-from selavpr.locating import fused
+from selavpr.locating import RADIUS_M, beside, fused
 from selavpr.structs import Candidate, Place
 
 HOME = Location(60.0, 25.0)
@@ -88,3 +88,12 @@ def test_any_candidates_give_a_place_on_earth(
 def test_all_equal_is_the_mean_of_those_around_the_first(matches: int | None) -> None:
     found = fused([candidate(i, HOME.moved(10 * (i - 1), 0), matches) for i in (1, 2, 3)])
     assert HOME.offset_m(found)[0] == pytest.approx(10, abs=0.01)
+
+
+@given(st.lists(st.integers(-200, 200), max_size=4), st.lists(st.integers(-200, 200), max_size=8))
+def test_who_stands_beside_a_leader(leaders: list[int], others: list[int]) -> None:
+    found = beside([HOME.moved(x, 0) for x in leaders], [HOME.moved(x, 0) for x in others])
+    near = [min((abs(x - leader) for leader in leaders), default=999) for x in others]
+    assert found == sorted(set(found))
+    assert {i for i, x in enumerate(near) if x < RADIUS_M - 0.5} <= set(found)
+    assert set(found) <= {i for i, x in enumerate(near) if x < RADIUS_M + 0.5}

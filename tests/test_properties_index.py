@@ -233,15 +233,17 @@ def test_candidates_are_scored_as_if_alone(seed: int, sizes: list[int], own: int
     )
     assert found == alone
     expected = expect_local(
-        [query], rows, lambda some: [Local(others[i], (1, sizes[i])) for i in some]
-    )
+        [Local(query, (1, own))], rows,
+        lambda some: [Local(others[i], (1, sizes[i])) for i in some],
+    )  # fmt: skip
     assert expected == pytest.approx(
         [float(expect_mutual(query, others[i][None])[0]) for i in rows]
     )
     other = unit(rng, own + 1, 4)
     both = expect_local(
-        [query, other], rows, lambda some: [Local(others[i], (1, sizes[i])) for i in some]
-    )
+        [Local(query, (1, own)), Local(other, (1, own + 1))], rows,
+        lambda some: [Local(others[i], (1, sizes[i])) for i in some],
+    )  # fmt: skip
     second = [float(expect_mutual(other, others[i][None])[0]) for i in rows]
     assert both == pytest.approx([(a + b) / 2 for a, b in zip(expected, second, strict=True)])
     order = order_of(expected)

@@ -451,7 +451,16 @@ def test_a_fitted_calibration_judges_anything_and_is_kept(
     samples += [Sample(evidence(), None) for _ in range(FEWEST + others)]
     with pytest.raises(OptionError):
         fit(samples[: FEWEST + more], top_k)
+    plain, asking = (
+        dataclasses.replace(TINY, scoring="expected", agreement=x, query_scales=(0.9,) * x)
+        for x in (False, True)
+    )
+    assert asking.asking == {"query_scales": (0.9,), "agreement": True}
+    for config, other in ((plain, asking), (asking, plain)):
+        fitted = fit(samples, top_k, config)[0]
+        assert fitted.speaks_of(config) and not fitted.speaks_of(other)
     found, about = fit(samples, top_k)
+    assert found.speaks_of(plain)
     json.dumps(about, allow_nan=False)
     assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     assert (found.photos, found.outside, found.top_k) == (FEWEST + more, FEWEST + others, top_k)
@@ -583,6 +592,7 @@ configs = st.fixed_dictionaries(
     {"width": st.integers(-1, 40), "depth": st.integers(-1, 3), "heads": st.integers(-1, 4)},
     optional={"input_size": st.integers(-14, 2100), "registers": st.integers(-1, 5)}
     | {name: any_json for name in ("resize", "adapter_scale", "antialias", "other", "scoring")}
+    | {"agreement": st.booleans()}
     | {"query_scales": any_json | st.lists(st.floats(0.1, 5), max_size=3)},
 )
 

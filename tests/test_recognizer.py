@@ -31,6 +31,7 @@ from selavpr.confidence import FEATURES
 from selavpr.geo import Location
 from selavpr.index import PlaceIndex
 from selavpr.judgement import Calibration
+from selavpr.localfeatures import Local
 from selavpr.matching import expect_mutual
 from selavpr.recognizer import Recognizer
 from selavpr.report import to_dict
@@ -95,6 +96,59 @@ def test_more_matches_first_and_ties_by_the_global_rank(
     assert found.fallen == () and found.either == found.candidates
 
 
+def by_row(patch: pytest.MonkeyPatch, scores: dict[int, int]) -> list[list[int]]:
+    """Scores by row, 0 where none is given; returns the lists of rows that will be asked for."""
+    asked: list[list[int]] = []
+
+    def scored(self: Recognizer, looks: object, rows: list[int]) -> list[int]:
+        asked.append(rows)
+        return [scores.get(row, 0) for row in rows]
+
+    patch.setattr(Recognizer, "_scores", scored)
+    return asked
+
+
+def test_those_beside_the_best_are_re_ranked_however_far_down_they_stand(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photos stand 40 m apart in the order of their rows."""
+    order = [c.row for c in recognizer.recognize(drawn(50), top_k=COUNT, rerank=False).candidates]
+    first, rest = order[:6], order[6:]
+    leader = next(row for row in first if {row - 1, row + 1} & set(rest))
+    beside = [row for row in rest if abs(row - leader) == 1]
+    monkeypatch.setattr("selavpr.recognizer.LEADERS", 1)
+    monkeypatch.setattr("selavpr.locating.RADIUS_M", 45.0)
+    asked = by_row(monkeypatch, {leader: 5, beside[0]: 9})
+    found = recognizer.recognize(drawn(50), top_k=8, rerank_depth=6)
+    assert asked == [first, beside]
+    assert [c.row for c in found.candidates[:2]] == [beside[0], leader]
+    assert found.candidates[0].matches == 9
+    assert found.candidates[0].global_rank == order.index(beside[0]) + 1
+    # All that were re-ranked come first, and then the next of the first stage.
+    matched = [c.matches is not None for c in found.candidates]
+    assert matched == sorted(matched, reverse=True) and sum(matched) == 6 + len(beside)
+    assert [c.row for c in found.by_global_rank] == order[:8]
+    assert recognizer.evidence(found) == recognizer.evidence(
+        recognizer.recognize(drawn(50), top_k=6, rerank_depth=6)
+    )
+
+
+def test_no_more_than_half_as_many_are_added(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selavpr.locating.RADIUS_M", 1000.0)
+    order = [c.row for c in recognizer.recognize(drawn(50), top_k=COUNT, rerank=False).candidates]
+    asked = by_row(monkeypatch, {})
+    for depth, added in ((5, order[5:7]), (1, []), (2, order[2:3]), (COUNT, [])):
+        recognizer.recognize(drawn(50), top_k=1, rerank_depth=depth)
+        assert asked == [order[:depth], *([added] if added else [])]
+        asked.clear()
+    # Nor are they sought to the end of the list.
+    monkeypatch.setattr("selavpr.recognizer.REACH", 2)
+    recognizer.recognize(drawn(50), top_k=1, rerank_depth=3)
+    assert asked == [order[:3], order[3:4]]
+
+
 def test_what_the_first_stage_put_in_front_is_told_however_far_it_fell(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,12 +208,36 @@ def test_expected_matches_order_the_candidates(expecting: Recognizer) -> None:
     assert found.features.local is None  # not needed, so not made
 
 
+def test_what_lies_alike_counts_for_more(expecting: Recognizer) -> None:
+    source = expecting.model.to_weights()
+    config = dataclasses.replace(source.config, agreement=True)
+    model = SelaVPR.from_weights(
+        dataclasses.replace(source, config=config), device="cpu", precision="float32"
+    )
+    recognizer = Recognizer(model, expecting.index)
+    found = recognizer.recognize(drawn(70), top_k=8, rerank_depth=8)
+    tokens = model.extract([drawn(70)]).tokens[0]
+    query = Local.at_centres(
+        model.project(tokens.flatten(0, 1)), (tokens.shape[0], tokens.shape[1])
+    )
+    known = expecting.index.centres([c.row for c in found.candidates], model)
+    there = torch.stack([one.places for one in known])
+    expected = expect_mutual(
+        query.descriptors, torch.stack([one.descriptors for one in known]), (query.places, there)
+    )
+    assert [c.matches for c in found.candidates] == pytest.approx(expected.tolist(), rel=1e-4)
+    alone = {c.row: c.matches for c in expecting.recognize(drawn(70), top_k=COUNT).candidates}
+    assert all((c.matches or 0) < (alone[c.row] or 0) for c in found.candidates)
+
+
 def test_further_sizes_of_a_query_are_averaged(
     expecting: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = expecting.model.to_weights()
     config = dataclasses.replace(source.config, query_scales=(1.5, 0.75))
-    model = SelaVPR.from_weights(dataclasses.replace(source, config=config), device="cpu")
+    model = SelaVPR.from_weights(
+        dataclasses.replace(source, config=config), device="cpu", precision="float32"
+    )
     recognizer = Recognizer(model, expecting.index)
     (found,) = recognizer.recognize_many([drawn(70)], top_k=9, rerank_depth=8)
     assert isinstance(found, Recognition)
@@ -169,7 +247,9 @@ def test_further_sizes_of_a_query_are_averaged(
     each = []
     for size in (56, 84, 42):
         shape = dataclasses.replace(source.config, input_size=size)
-        other = SelaVPR.from_weights(dataclasses.replace(source, config=shape), device="cpu")
+        other = SelaVPR.from_weights(
+            dataclasses.replace(source, config=shape), device="cpu", precision="float32"
+        )
         tokens = other.extract([drawn(70)]).tokens[0].flatten(0, 1)
         assert len(tokens) == (size // 14) ** 2
         known = [x.descriptors for x in expecting.index.centres([c.row for c in

@@ -47,10 +47,11 @@ def test_one_run_or_the_mean_of_several(
     out.mkdir()
     (out / weights.BACKBONE_FILE).write_bytes((models[0] / weights.BACKBONE_FILE).read_bytes())
     arguments = ["ship_weights", *map(str, models), "--out", str(out), "--query-scales", "1.5"]
+    arguments += ["--agreement"]
     monkeypatch.setattr(sys, "argv", arguments)
     ship_weights.main()
     shipped = SelaVPR.from_pretrained(out, device="cpu")
-    assert shipped.config.query_scales == (1.5,)
+    assert shipped.config.asking == {"query_scales": (1.5,), "agreement": True}
     each = [weights.load(model).trained for model in models]
     for name, tensor in shipped.to_weights().trained.items():
         mean = torch.stack([state[name].float() for state in each]).mean(0)

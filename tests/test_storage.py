@@ -81,7 +81,7 @@ def test_a_photo_is_read_once(network: SelaVPR, city: Path) -> None:
             for t in tokens
         ]
 
-    again, _ = storage.ranked(asked, read, False)
+    again, _ = storage.ranked(asked, read, network.config)
     assert again == orders
     assert len(seen) == len(set(seen)) == len({row for q in asked for row in q.rows})
 

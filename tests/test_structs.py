@@ -131,9 +131,11 @@ def test_a_query_may_be_looked_at_in_further_sizes() -> None:
         ({"query_scales": 0.9}, "from 0.25 to 4"),
         ({"query_scales": (3.0,), "input_size": 1400}, "up to 2044, not 4200"),
         ({"query_scales": (0.9,), "scoring": "count"}, "scoring 'expected'"),
+        ({"agreement": 1}, "agreement must be true or false"),
+        ({"agreement": True, "scoring": "count"}, "agreement needs the scoring 'expected'"),
     ],
 )
-def test_sizes_that_no_query_can_be_looked_at_in(changes: dict[str, Any], said: str) -> None:
+def test_ways_in_which_no_query_can_be_asked(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         ModelConfig.from_dict({**GOOD, "scoring": "expected", **changes})
 

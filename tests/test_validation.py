@@ -56,7 +56,7 @@ def test_a_model_is_examined_by_its_own_score(photos: list[SourcePhoto]) -> None
     asked = ValidationSet((photos[7].path,), database, (frozenset({1}),))
     seen = []
 
-    def scored(query: Tensor, candidates: Tensor) -> Tensor:
+    def scored(query: Tensor, candidates: Tensor, places: None) -> Tensor:
         seen.extend([candidates.shape[1]] * len(candidates))
         return torch.arange(len(candidates)).eq(1).float()
 

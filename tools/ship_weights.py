@@ -62,6 +62,10 @@ def main() -> None:
         "--query-scales", type=float, nargs="*", metavar="SHARE",
         help="further sizes to look at queries in (default: those of the start)",
     )  # fmt: skip
+    parser.add_argument(
+        "--agreement", action=argparse.BooleanOptionalAction, default=None,
+        help="count for more what lies alike in both photos (default: as the start does)",
+    )  # fmt: skip
     args = parser.parse_args()
     backbone = args.out / weights.BACKBONE_FILE
     # The run saved its backbone in half precision; the bundled file is the one that counts.
@@ -71,6 +75,7 @@ def main() -> None:
         "input_size": args.input_size or None,
         "scoring": args.scoring,
         "query_scales": None if scales is None else tuple(scales),
+        "agreement": args.agreement,
     }
     # At once: the scoring and the scales have to fit together.
     changes = {name: value for name, value in asked.items() if value is not None}
