@@ -57,6 +57,7 @@ def aligned(weight: Tensor, query: Tensor, candidate: Tensor) -> Tensor:
     apart = torch.zeros((*shifts.shape[:3], shifts.shape[2]), device=query.device)
     for axis in shifts.unbind(-1):
         apart += (axis[..., None] - axis[..., None, :]).square_()
-    agrees = apart.mul_(-0.5 / TOLERANCE**2).exp_() @ weight[:, None, :, None]
+    apart.mul_(-0.5 / TOLERANCE**2).exp_()
+    agrees = apart.flatten(1, 2) @ weight[..., None]
     total = weight.sum(1).clamp(min=torch.finfo(torch.float32).tiny)
-    return (agrees.amax((1, 2, 3)) / total).clamp(max=1.0)
+    return (agrees.amax((1, 2)) / total).clamp(max=1.0)
