@@ -73,9 +73,7 @@ class Ours:
 
     def _centres(self, photo: Path, scale: float) -> Local:
         (features,) = self.model.extract_each([photo], scale=scale)
-        tokens = features.tokens[0]
-        shape = (tokens.shape[0], tokens.shape[1])
-        return Local.at_centres(self.model.project(tokens.flatten(0, 1)), shape)
+        return Local.of_tokens(features.tokens[0], self.model)
 
     def score(self, query: tuple[Local, ...], candidate: Local) -> float:
         """The number of mutual nearest neighbours, exact, or to be expected on average."""

@@ -112,11 +112,7 @@ class TokensCodec:
 
     def centres(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Decoded and projected."""
-        tokens = ((self.tokens(one).flatten(0, 1), one.grid) for one in stored)
-        return [
-            Local.at_centres(network.project(some.to(network.device)), grid)
-            for some, grid in tokens
-        ]
+        return [Local.of_tokens(self.tokens(one), network) for one in stored]
 
 
 @dataclass(frozen=True)
@@ -173,12 +169,8 @@ class NoCodec:
 
     def centres(self, stored: Sequence[Stored], network: Network) -> list[Local]:
         """Extracted and projected."""
-        found = []
-        for features in network.extract_each([one.photo() for one in stored]):
-            tokens = features.tokens[0].to(network.device)
-            projected = network.project(tokens.flatten(0, 1))
-            found.append(Local.at_centres(projected, (tokens.shape[0], tokens.shape[1])))
-        return found
+        extracted = network.extract_each([one.photo() for one in stored])
+        return [Local.of_tokens(features.tokens[0], network) for features in extracted]
 
 
 CODECS: Mapping[str, type[Codec]] = {

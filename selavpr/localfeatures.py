@@ -80,6 +80,12 @@ class Local:
             descriptors, grid, torch.arange(grid[0] * grid[1]).reshape(grid)[::4, ::4].flatten()
         )
 
+    @classmethod
+    def of_tokens(cls, tokens: Tensor, network: Network) -> Local:
+        """Of tokens ``[h, w, C]``, at their centres, on the network's device."""
+        projected = network.project(tokens.flatten(0, 1).to(network.device))
+        return cls.at_centres(projected, (tokens.shape[0], tokens.shape[1]))
+
     @property
     def places(self) -> Tensor:
         """Where they look: ``[N, 2]`` float32 (x, y) from the photo's middle, on the CPU.

@@ -347,21 +347,18 @@ class Recognizer:
         """Those of the photo's local descriptors that the score looks at."""
         if self._counts:
             return self._local(features)
-        tokens = features.tokens[0]
-        projected = self.model.project(tokens.flatten(0, 1))
-        return Local.at_centres(projected, (tokens.shape[0], tokens.shape[1]))
+        return Local.of_tokens(features.tokens[0], self.model)
 
     def _scored_of(self, rows: Sequence[int]) -> list[Local]:
         """The same of candidates."""
         read = self.index.local if self._counts else self.index.centres
         return read(rows, self.model)
 
-    def _scores(self, looks: Sequence[Features], rows: list[int]) -> Sequence[float]:
+    def _scores(self, looks: Sequence[Local], rows: list[int]) -> Sequence[float]:
         """Mutual matches of each candidate, counted or expected."""
-        scored = [self._scored(look) for look in looks]
         if self._counts:
-            return count_local(scored[0].descriptors, rows, self._scored_of)
-        return expect_local(scored, rows, self._scored_of, self.model.config.agreement)
+            return count_local(looks[0].descriptors, rows, self._scored_of)
+        return expect_local(looks, rows, self._scored_of, self.model.config.agreement)
 
     def _rerank(self, looks: Sequence[Features], rows: list[int], depth: int) -> dict[int, float]:
         """Matches of the first ``depth`` rows, and of those farther down beside the best of them.
@@ -371,13 +368,16 @@ class Recognizer:
         Returns:
             Positions in ``rows``, ascending, with their matches.
         """
-        scores = dict(enumerate(self._scores(looks, rows[:depth])))
-        best = order_of(list(scores.values()))[:LEADERS]
-        where = [self.index.place(row).location for row in rows]
-        near = beside([where[i] for i in best], where[depth:])[: depth // 2]
-        if near:
-            further = [depth + i for i in near]
-            scores |= zip(further, self._scores(looks, [rows[i] for i in further]), strict=True)
+        seen = [self._scored(look) for look in looks]
+        scores = dict(enumerate(self._scores(seen, rows[:depth])))
+        best, rest = order_of(list(scores.values()))[:LEADERS], rows[depth:]
+
+        def where(some: Sequence[int]) -> list[Location]:
+            return [self.index.place(row).location for row in some]
+
+        if near := beside(where([rows[i] for i in best]), where(rest))[: depth // 2]:
+            further = self._scores(seen, [rest[i] for i in near])
+            scores |= zip([depth + i for i in near], further, strict=True)
         return scores
 
     def _ranked(

@@ -45,15 +45,9 @@ def score_tokens(
     if model.config.scoring == "expected":
 
         def centres(some: Sequence[int]) -> list[Local]:
-            return [
-                Local.at_centres(model.project(tokens(i).flatten(0, 1).to(model.device)), grid(i))
-                for i in some
-            ]
+            return [Local.of_tokens(tokens(i), model) for i in some]
 
-        seen = [
-            Local.at_centres(model.project(x.flatten(0, 1)), (x.shape[0], x.shape[1]))
-            for x in looks
-        ]
+        seen = [Local.of_tokens(look, model) for look in looks]
         return expect_local(seen, rows, centres, model.config.agreement)
 
     def local(some: Sequence[int]) -> list[Local]:
@@ -78,17 +72,16 @@ def expect_local(
         centres: numbers to such descriptors; called for a block of candidates at a time.
         agreement: count for more what lies alike in both photos.
     """
-    places = [look.places for look in looks] if agreement else []
     scores = [0.0] * len(rows)
     for start in range(0, len(rows), COUNT_BLOCK):
         found = centres(rows[start : start + COUNT_BLOCK])
         for numbers, candidates in _groups(found):
-            there = torch.stack([found[i].places for i in numbers]) if agreement else None
+            there = torch.stack([found[i].places for i in numbers])
             each = [
                 expect_mutual(
-                    look.descriptors, candidates, None if there is None else (places[n], there)
+                    look.descriptors, candidates, (look.places, there) if agreement else None
                 )
-                for n, look in enumerate(looks)
+                for look in looks
             ]
             for i, score in zip(numbers, torch.stack(each).mean(0).tolist(), strict=True):
                 scores[start + i] = score

@@ -155,6 +155,17 @@ def test_centres_of_tokens_are_every_fourth_cell(height: int, width: int, size: 
     assert centres.centres is centres
 
 
+@given(seeds, st.integers(1, 5), st.integers(1, 5))
+def test_projected_tokens_are_the_centres_of_the_dense_grid(
+    seed: int, height: int, width: int
+) -> None:
+    tokens = torch.randn(height, width, TINY.width, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        (dense,) = NETWORK.densify(tokens[None])
+        expected = Local(dense.flatten(0, 1), (dense.shape[0], dense.shape[1])).centres
+        agree(Local.of_tokens(tokens, NETWORK), expected)
+
+
 @settings(max_examples=5)
 @pytest.mark.parametrize("kind", KINDS)
 @given(seeds, grids)

@@ -217,9 +217,7 @@ def test_what_lies_alike_counts_for_more(expecting: Recognizer) -> None:
     recognizer = Recognizer(model, expecting.index)
     found = recognizer.recognize(drawn(70), top_k=8, rerank_depth=8)
     tokens = model.extract([drawn(70)]).tokens[0]
-    query = Local.at_centres(
-        model.project(tokens.flatten(0, 1)), (tokens.shape[0], tokens.shape[1])
-    )
+    query = Local.of_tokens(tokens, model)
     known = expecting.index.centres([c.row for c in found.candidates], model)
     there = torch.stack([one.places for one in known])
     expected = expect_mutual(
