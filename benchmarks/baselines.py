@@ -408,6 +408,7 @@ def main() -> None:
     add("--xfeat-weights", type=Path, help="state dict of XFeat instead of the package's")
     add("--model", default=DEFAULT_MODEL)
     add("--device", default="auto")
+    add("--precision", default="auto")
     add("--work", type=Path, default=Path("runs/baselines"))
     add("--json", type=Path)
     add("--plot", type=Path, metavar="FILE.svg", help="recall over time and over bytes")
@@ -417,7 +418,7 @@ def main() -> None:
     sets = args.sets or [name for name in SETS if is_there(name, args.photos, args.city)]
     if not sets:
         parser.error("name --photos or --city")
-    model = SelaVPR.from_pretrained(args.model, device=args.device)
+    model = SelaVPR.from_pretrained(args.model, device=args.device, precision=args.precision)
     report = {
         name: run(trial(name, args.photos, args.city, args.queries), args, model) for name in sets
     }

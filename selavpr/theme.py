@@ -398,6 +398,12 @@ const isDark = () => document.body.classList.contains('dark');
 const tell = () => element.querySelector('[data-do=theme]')?.setAttribute('aria-pressed', isDark());
 new MutationObserver(tell).observe(document.body, {attributeFilter: ['class']});
 tell();
+let wasDark = false;  // paper is white
+addEventListener('beforeprint', () => {
+  wasDark = isDark();
+  document.body.classList.remove('dark');
+});
+addEventListener('afterprint', () => document.body.classList.toggle('dark', wasDark));
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-do]');
   if (!button) return;

@@ -589,6 +589,11 @@ def test_dark_and_light(visit, shots: Path) -> None:  # type: ignore[no-untyped-
     inside = "document.querySelector('iframe.sv-map').contentDocument.documentElement"
     visitor.wait_for(f"{inside}.classList.contains('dark')")
     visitor.page.screenshot(path=shots / "dark.png", full_page=True)
+    dark = "document.body.classList.contains('dark')"
+    visitor.page.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = {dark} }})")
+    visitor.page.pdf(path=shots / "paper.pdf")
+    assert visitor.page.evaluate("window.printed") is False
+    visitor.wait_for(dark)
     switch = visitor.page.get_by_role("button", name="Dark mode")
     expect(switch).to_have_attribute("aria-pressed", "true")
     switch.click()

@@ -130,6 +130,13 @@ def test_the_card_names_the_picture_of_its_own_space(  # type: ignore[no-untyped
     assert (checkout / "README.md").read_text() == here
 
 
+def test_edits_that_are_not_committed_are_not_pushed_under_the_commits_name(checkout: Path) -> None:
+    clean = push_space.commit_of(checkout)
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    (checkout / "selavpr" / "ui.py").write_text("edited")
+    assert push_space.commit_of(checkout) == f"{clean}-dirty"
+
+
 def test_second_push_deletes_what_is_gone(hub: SpaceHub, main, checkout: Path) -> None:  # type: ignore[no-untyped-def]
     assert main(["org/space"]) == 0
     (checkout / "selavpr" / "ui.py").unlink()

@@ -105,7 +105,7 @@ def push_space(repo: str, root: Path, files: list[str], variables: dict[str, str
                 repo_type="space",
                 folder_path=folder,
                 delete_patterns=["*"],
-                commit_message=f"Push {_commit(root)}",
+                commit_message=f"Push {commit_of(root)}",
             )
     except Exception as error:  # huggingface_hub raises all sorts when an upload breaks off
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -180,10 +180,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _commit(root: Path) -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True
-    )
+def commit_of(root: Path) -> str:
+    """The commit that is pushed, with ``-dirty`` behind it when files differ from it."""
+    describe = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    done = subprocess.run(describe, cwd=root, capture_output=True, text=True)
     return done.stdout.strip() or "the app"
 
 
