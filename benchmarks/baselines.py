@@ -2,7 +2,7 @@
 
     python -m benchmarks.baselines --photos FOLDER [--city TABLE] [--sets bgu-day bgu-night ...]
         [--candidates 20] [--queries N] [--matchers ours raw sift xfeat] [--json OUT]
-        [--plot SVG] [--costs JSON]
+        [--precision float32] [--plot SVG] [--costs JSON]
 
 First stages: our global descriptor and those of ``benchmarks.describers``. Second stages, all on
 the same candidates: our mutual matches, those of the raw backbone's tokens (all our blocks; or as
@@ -408,7 +408,7 @@ def main() -> None:
     add("--xfeat-weights", type=Path, help="state dict of XFeat instead of the package's")
     add("--model", default=DEFAULT_MODEL)
     add("--device", default="auto")
-    add("--precision", default="auto")
+    add("--precision", default="auto", help="float32, bfloat16, float16 or auto (default)")
     add("--work", type=Path, default=Path("runs/baselines"))
     add("--json", type=Path)
     add("--plot", type=Path, metavar="FILE.svg", help="recall over time and over bytes")

@@ -34,7 +34,7 @@ from selavpr.tables import find_table, read_table
 
 QUERY, OUTSIDE = "query", "outside"
 
-ANSWERS = 4
+ANSWERS = 5
 """Raise it when positions or evidence come out otherwise: what older journals say is then asked
 again."""
 
@@ -64,6 +64,7 @@ class Answer:
         query: the photo.
         rows: of the candidates, in their global order.
         matches: of each candidate, counted or expected.
+        reranked: how many candidates were matched; the least similar of them may be in no row.
         location: the fused position.
         evidence: for the answer.
         milliseconds: by stage.
@@ -72,6 +73,7 @@ class Answer:
     query: Query
     rows: list[int]
     matches: list[float]
+    reranked: int
     location: Location
     evidence: Evidence
     milliseconds: dict[str, float]
@@ -219,7 +221,7 @@ def evaluate(
     facts: dict[str, Any] = {
         "references": len(index),
         # As many as were asked for, and those beside the best (see ``locating.beside``).
-        "candidates re-ranked (mean)": float(np.mean([len(a.rows) for a in answers])),
+        "candidates re-ranked (mean)": float(np.mean([a.reranked for a in answers])),
         "fused position within the distance": float(np.mean(np.array(fused) <= distance_m)),
         "milliseconds per photo (median)": float(np.median(total)),
     }
@@ -271,6 +273,7 @@ def _record(recognizer: Recognizer, found: Recognition) -> dict[str, Any]:
     return {
         "rows": [c.row for c in candidates],
         "matches": [c.matches or 0 for c in candidates],
+        "reranked": found.reranked,
         "location": [place.latitude, place.longitude],
         "evidence": dataclasses.asdict(recognizer.evidence(found)),
         "milliseconds": {stage: round(ms, 1) for stage, ms in found.timings_ms.items()},
@@ -283,6 +286,7 @@ def _answer(query: Query, record: dict[str, Any]) -> Answer:
             query,
             [int(row) for row in record["rows"]],
             [float(count) for count in record["matches"]],
+            int(record["reranked"]),
             Location(*record["location"]),
             Evidence(**record["evidence"]),
             dict(record["milliseconds"]),

@@ -10,6 +10,7 @@ from selavpr.cli_build import add_build, index_build
 from selavpr.cli_edit import add_edits
 from selavpr.cli_eval import add_calibrate
 from selavpr.index import PlaceIndex, verify
+from selavpr.judgement import Calibration
 from selavpr.searchers import describe
 from selavpr.terminal import NOT_HERE, Parsers, plain
 
@@ -33,7 +34,7 @@ def index_info(args: argparse.Namespace) -> int:
         "local_features": manifest.local,
         "rank": index.codec.rank,
         "search": describe(manifest.search),
-        "calibrated": manifest.calibration is not None,
+        "calibrated": Calibration.from_dict(manifest.calibration) is not None,
         "license": manifest.license,
         "attribution": manifest.attribution,
         "created": manifest.created,

@@ -266,6 +266,7 @@ class Recognizer:
                 )
             ),
             settled=settling,
+            reranked=len(scores),
         )
 
     def evidence(self, recognition: Recognition) -> Evidence:

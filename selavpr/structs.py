@@ -344,6 +344,7 @@ class Recognition:
         fallen: those that the first stage put as far in front, and the second behind
             ``candidates``, in order of ``global_rank``.
         settled: how many of the first candidates the answer was made of; 0 for all.
+        reranked: how many were re-ranked, those beside the best among them.
     """
 
     photo_size: tuple[int, int]
@@ -354,6 +355,7 @@ class Recognition:
     timings_ms: Mapping[str, float]
     fallen: tuple[Candidate, ...] = ()
     settled: int = 0
+    reranked: int = 0
 
     @property
     def either(self) -> tuple[Candidate, ...]:

@@ -24,7 +24,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default=weights.DEFAULT_MODEL, help="bundled name, folder or Hub repository "
         f"(default {weights.DEFAULT_MODEL})")  # fmt: skip
-    add("--device", default="auto", help="cpu, cuda or auto (default)")
+    add("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     add("--precision", default="auto", help="float32, bfloat16, float16 or auto (default)")
 
 

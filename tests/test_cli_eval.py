@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_fixtures import ORIGIN, drawn
 
-from selavpr import Location, LocationError, SelaVPR, cityeval, cli, weights
+from selavpr import Location, LocationError, SelaVPR, cityeval, cli, judgement, weights
 from selavpr.index import PlaceIndex, verify
 from selavpr.recognizer import Recognizer
 from selavpr.terminal import INTERRUPTED, USER_ERROR
@@ -105,8 +105,16 @@ def test_calibrate_then_eval(
     assert run("eval", "--index", folder, *rest, "--json", other) == 0
     facts = json.loads(other.read_text())["facts"]
     assert (facts["calibrated"], facts["candidates re-ranked (mean)"]) == (True, 5)
-    # Calibrated anew although what is stored is damaged.
+    # An older calibration is none.
     manifest = folder / "manifest.json"
+    for version, calibrated in ((judgement.VERSION - 1, False), (judgement.VERSION, True)):
+        fields = json.loads(manifest.read_text())
+        fields["calibration"]["version"] = version
+        manifest.write_text(json.dumps(fields, indent=1))
+        capsys.readouterr()
+        assert run("index", "info", folder, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["calibrated"] is calibrated
+    # Calibrated anew although what is stored is damaged.
     manifest.write_text(manifest.read_text().replace('"probably_from": 0.5', '"probably_from": 5'))
     capsys.readouterr()
     assert run("eval", "--index", folder, *rest) == USER_ERROR

@@ -723,6 +723,6 @@ def test_answers_to_queries_are_kept_and_counted(
     assert found.rows[0].queries == 3 and found.rows[0].recalls["global only"][1].value == 1
     counts = found.facts["verdicts"].values()
     assert sum(about["photos"] for about in counts) == 4
-    lost = [Answer(Query(Path("x"), None), [0], [0.0], Location(0, 0), Evidence(0, 0, 0), {})]
+    lost = [Answer(Query(Path("x"), None), [0], [0.0], 1, Location(0, 0), Evidence(0, 0, 0), {})]
     with pytest.raises(SelaVPRError):
         evaluate(recognizer.index, lost)
