@@ -64,7 +64,8 @@ class Answer:
         query: the photo.
         rows: of the candidates, in their global order.
         matches: of each candidate, counted or expected.
-        reranked: how many candidates were matched; the least similar of them may be in no row.
+        depth: how many candidates the first stage handed on.
+        reranked: how many were re-ranked; some of those beside the best may be in no row.
         location: the fused position.
         evidence: for the answer.
         milliseconds: by stage.
@@ -73,6 +74,7 @@ class Answer:
     query: Query
     rows: list[int]
     matches: list[float]
+    depth: int
     reranked: int
     location: Location
     evidence: Evidence
@@ -214,7 +216,10 @@ def evaluate(
         [a.query.condition for a, _ in known],
         truths,
         len(index),
-        {GLOBAL: [a.rows for a, _ in known], RERANKED: [_reranked(a) for a, _ in known]},
+        {
+            GLOBAL: [a.rows[: a.depth] for a, _ in known],
+            RERANKED: [_reranked(a)[: a.depth] for a, _ in known],
+        },
         {GLOBAL: first, RERANKED: best, FUSED: fused},
     )
     total = [sum(a.milliseconds.values()) for a in answers]
@@ -273,6 +278,7 @@ def _record(recognizer: Recognizer, found: Recognition) -> dict[str, Any]:
     return {
         "rows": [c.row for c in candidates],
         "matches": [c.matches or 0 for c in candidates],
+        "depth": found.settled,
         "reranked": found.reranked,
         "location": [place.latitude, place.longitude],
         "evidence": dataclasses.asdict(recognizer.evidence(found)),
@@ -286,6 +292,7 @@ def _answer(query: Query, record: dict[str, Any]) -> Answer:
             query,
             [int(row) for row in record["rows"]],
             [float(count) for count in record["matches"]],
+            int(record["depth"]),
             int(record["reranked"]),
             Location(*record["location"]),
             Evidence(**record["evidence"]),

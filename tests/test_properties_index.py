@@ -723,6 +723,11 @@ def test_answers_to_queries_are_kept_and_counted(
     assert found.rows[0].queries == 3 and found.rows[0].recalls["global only"][1].value == 1
     counts = found.facts["verdicts"].values()
     assert sum(about["photos"] for about in counts) == 4
-    lost = [Answer(Query(Path("x"), None), [0], [0.0], 1, Location(0, 0), Evidence(0, 0, 0), {})]
+    # Those beside the best are no further answers of the first stage.
+    longer = [dataclasses.replace(a, rows=list(range(COUNT - 1)), depth=4) for a in answers]
+    longer = [dataclasses.replace(a, matches=[1.0] * (COUNT - 1)) for a in longer]
+    for stage in evaluate(recognizer.index, longer).rows[0].recalls.values():
+        assert list(stage) == [1]
+    lost = [Answer(Query(Path("x"), None), [0], [0.0], 1, 1, Location(0, 0), Evidence(0, 0, 0), {})]
     with pytest.raises(SelaVPRError):
         evaluate(recognizer.index, lost)
