@@ -76,10 +76,10 @@ def expect_local(
     for start in range(0, len(rows), COUNT_BLOCK):
         found = centres(rows[start : start + COUNT_BLOCK])
         for numbers, candidates in _groups(found):
-            there = torch.stack([found[i].places for i in numbers])
+            there = torch.stack([found[i].places for i in numbers]) if agreement else None
             each = [
                 expect_mutual(
-                    look.descriptors, candidates, (look.places, there) if agreement else None
+                    look.descriptors, candidates, None if there is None else (look.places, there)
                 )
                 for look in looks
             ]
