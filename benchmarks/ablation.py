@@ -116,7 +116,7 @@ def measure(
         task = baselines.trial(name, photos, None, queries)
         lists, _ = baselines.global_lists(model, task, CANDIDATES, work)
         about = {"model": model.fingerprint(), "precision": str(model.precision)}
-        ordered, _ = baselines.rerank("ours", Ours(model), task, lists, work, about)
+        ordered, *_ = baselines.rerank("ours", Ours(model), task, lists, work, about)
         cells[name] = [
             baselines.main_recall(baselines.recalls(task, ranked)) for ranked in (lists, ordered)
         ]

@@ -7,7 +7,9 @@
 First stages: our global descriptor and those of ``benchmarks.describers``. Second stages, all on
 the same candidates: our mutual matches, those of the raw backbone's tokens (all our blocks; or as
 raw-7 its first seven at 448 pixels, as raw-9 its first nine at 224 x 224), SIFT and XFeat, each of
-these two with RANSAC. raw-7 and raw-9 are measured only when named.
+these two with RANSAC. raw-7 and raw-9 are measured only when named. Where positions are known, a
+second row of each second stage has its narrow leads settled by what stands around, as the
+recogniser has ours (``locating.foremost``).
 
 FOLDER holds photo sets, each a folder with ``images.csv`` (path, place_id, role, condition, lat,
 lon). The candidates of a query are the first by our model's global descriptor; ``--candidates 0``
@@ -53,6 +55,7 @@ from selavpr.evaluation import table
 from selavpr.journal import Journal
 from selavpr.layouts import read_benchmark
 from selavpr.localfeatures import Local
+from selavpr.locating import foremost
 from selavpr.tables import read_table
 from selavpr.weights import DEFAULT_MODEL, digest
 
@@ -206,8 +209,8 @@ def our_descriptors(model: SelaVPR, paths: Sequence[Path]) -> NDArray[np.float32
 
 def rerank(
     name: str, matcher: Matcher, task: Trial, lists: list[list[int]], work: Path, about: Any
-) -> tuple[list[list[int]], dict[str, float]]:
-    """The lists in the order of a matcher; what a query, a pair and a reference cost."""
+) -> tuple[list[list[int]], list[list[float]], dict[str, float]]:
+    """The lists in the order of a matcher, its scores; what a query, a pair, a reference cost."""
     spent = {"ask": 0.0, "asked": 0.0, "kept": 0.0, "looked": 0.0, "score": 0.0, "scored": 0.0}
     ask = getattr(matcher, "ask", matcher.look)
 
@@ -223,7 +226,7 @@ def rerank(
             spent["looked"] += 1
         return found
 
-    ordered = []
+    ordered, scored = [], []
     settings = {"set": task.name, "matcher": name, "lists": lists, **about}
     settings |= getattr(matcher, "about", {})
     with Journal(work, f"{task.name}-{name}", settings) as journal:
@@ -241,11 +244,27 @@ def rerank(
             spent["scored"] += len(rows)
             best = sorted(range(len(rows)), key=lambda j: (-record["scores"][j], j))
             ordered.append([rows[j] for j in best])
-    return ordered, {
-        "seconds_per_photo": spent["ask"] / max(spent["asked"], 1),
-        "seconds_per_pair": spent["score"] / max(spent["scored"], 1),
-        "bytes_per_photo": spent["kept"] / max(spent["looked"], 1),
-    }
+            scored.append([record["scores"][j] for j in best])
+    return (
+        ordered,
+        scored,
+        {
+            "seconds_per_photo": spent["ask"] / max(spent["asked"], 1),
+            "seconds_per_pair": spent["score"] / max(spent["scored"], 1),
+            "bytes_per_photo": spent["kept"] / max(spent["looked"], 1),
+        },
+    )
+
+
+def settled(task: Trial, ordered: list[list[int]], scored: list[list[float]]) -> list[list[int]]:
+    """The lists, narrow leads settled by what stands around (see ``locating.foremost``)."""
+    places = [p.location for p in task.database if p.location is not None]
+
+    def one(rows: list[int], scores: list[float]) -> list[int]:
+        first = foremost([places[row] for row in rows], scores)
+        return [rows[first], *rows[:first], *rows[first + 1 :]]
+
+    return [one(rows, scores) for rows, scores in zip(ordered, scored, strict=True)]
 
 
 def size(kept: Any) -> int:
@@ -328,8 +347,11 @@ def run(task: Trial, args: argparse.Namespace, model: SelaVPR) -> dict[str, Any]
     about = {"model": model.fingerprint(), "side": args.side, "precision": str(model.precision)}
     matchers = build(args.matchers, model, database, args.side, args.xfeat_weights)
     for name, matcher in matchers.items():
-        ordered, spent = rerank(name, matcher, task, lists, args.work, about)
+        ordered, scored, spent = rerank(name, matcher, task, lists, args.work, about)
         add(f"re-ranked: {name}", recalls(task, ordered), *spent.values())
+        if all(photo.location is not None for photo in task.database):
+            around = settled(task, ordered, scored)
+            add(f"re-ranked: {name}, narrow leads settled", recalls(task, around))
     header = [f"{rule.name} (of {len(rule.asked)})" for rule in rules(task)]
     report["header"] = header
     depth = args.candidates or "all"

@@ -192,9 +192,19 @@ def columns(
     position = {c.row: i for i, c in enumerate(recognition.either)}
     reranked = any(c.matches is not None for c in recognition.candidates)
 
+    most = max((c.matches or 0 for c in recognition.candidates), default=0)
+
     def column(kind: str, candidates: Sequence[Candidate]) -> str:
         cards = [
-            _card(c, position[c.row], kind, thumbnail(c.row), position[c.row] == picked, manifest)
+            _card(
+                c,
+                position[c.row],
+                kind,
+                thumbnail(c.row),
+                position[c.row] == picked,
+                manifest,
+                most,
+            )
             for c in candidates
         ]
         more = ""
@@ -378,7 +388,13 @@ def _name(candidate: Candidate) -> str:
 
 
 def _card(
-    candidate: Candidate, i: int, kind: str, picture: str, picked: bool, manifest: Manifest
+    candidate: Candidate,
+    i: int,
+    kind: str,
+    picture: str,
+    picked: bool,
+    manifest: Manifest,
+    most: float,
 ) -> str:
     rank = candidate.rank if kind == "rerank" else candidate.global_rank
     street = html.escape(_name(candidate))
@@ -389,6 +405,8 @@ def _card(
     if candidate.matches is not None:
         key = "matches" if isinstance(candidate.matches, int) else "expected_matches"
         facts.append(both(key, count=candidate.matches_text))
+        if kind == "rerank" and candidate.rank == 1 and candidate.matches < most:
+            facts.append(both("foremost"))
     if kind == "rerank":
         gained = candidate.global_rank - candidate.rank
         key = "up" if gained > 0 else "down" if gained < 0 else "same"

@@ -28,13 +28,12 @@ from selavpr.index import PlaceIndex
 from selavpr.journal import Journal
 from selavpr.judgement import Calibration
 from selavpr.recognizer import Recognizer
-from selavpr.reranking import order_of
 from selavpr.structs import Recognition
 from selavpr.tables import find_table, read_table
 
 QUERY, OUTSIDE = "query", "outside"
 
-ANSWERS = 5
+ANSWERS = 6
 """Raise it when positions or evidence come out otherwise: what older journals say is then asked
 again."""
 
@@ -63,7 +62,7 @@ class Answer:
     Attributes:
         query: the photo.
         rows: of the candidates, in their global order.
-        matches: of each candidate, counted or expected.
+        ranked: the same as the second stage has them.
         depth: how many candidates the first stage handed on.
         reranked: how many were re-ranked; some of those beside the best may be in no row.
         location: the fused position.
@@ -73,7 +72,7 @@ class Answer:
 
     query: Query
     rows: list[int]
-    matches: list[float]
+    ranked: list[int]
     depth: int
     reranked: int
     location: Location
@@ -210,7 +209,7 @@ def evaluate(
     )
     truths = [set(np.flatnonzero(row <= distance_m).tolist()) for row in metres]
     first = [float(m[a.rows[0]]) for m, (a, _) in zip(metres, known, strict=True)]
-    best = [float(m[_reranked(a)[0]]) for m, (a, _) in zip(metres, known, strict=True)]
+    best = [float(m[a.ranked[0]]) for m, (a, _) in zip(metres, known, strict=True)]
     fused = [truth.distance_m(a.location) for a, truth in known]
     rows = summarise(
         [a.query.condition for a, _ in known],
@@ -218,7 +217,7 @@ def evaluate(
         len(index),
         {
             GLOBAL: [a.rows[: a.depth] for a, _ in known],
-            RERANKED: [_reranked(a)[: a.depth] for a, _ in known],
+            RERANKED: [a.ranked[: a.depth] for a, _ in known],
         },
         {GLOBAL: first, RERANKED: best, FUSED: fused},
     )
@@ -268,16 +267,11 @@ def _verdicts(answers: Sequence[Answer], calibration: Calibration | None) -> dic
     return {"calibrated": calibration is not None, **said, "verdicts by condition": counts}
 
 
-def _reranked(answer: Answer) -> list[int]:
-    return [answer.rows[i] for i in order_of(answer.matches)]
-
-
 def _record(recognizer: Recognizer, found: Recognition) -> dict[str, Any]:
-    candidates = sorted(found.either, key=lambda c: c.global_rank)
     place = found.location.location
     return {
-        "rows": [c.row for c in candidates],
-        "matches": [c.matches or 0 for c in candidates],
+        "rows": [c.row for c in sorted(found.either, key=lambda c: c.global_rank)],
+        "ranked": [c.row for c in sorted(found.either, key=lambda c: c.rank)],
         "depth": found.settled,
         "reranked": found.reranked,
         "location": [place.latitude, place.longitude],
@@ -291,7 +285,7 @@ def _answer(query: Query, record: dict[str, Any]) -> Answer:
         return Answer(
             query,
             [int(row) for row in record["rows"]],
-            [float(count) for count in record["matches"]],
+            [int(row) for row in record["ranked"]],
             int(record["depth"]),
             int(record["reranked"]),
             Location(*record["location"]),

@@ -65,7 +65,8 @@ class Evidence:
         together: share of the five best candidates that lie within 50 m of the answer, 0 to 1.
         share: the best candidate's matches as a share of the photo's local descriptors that could
             match, 0 to 1.
-        lead: by what share of its count the best candidate beats the best one elsewhere.
+        lead: by what share of its count the best candidate beats the best one elsewhere; below 0
+            where its surroundings made it the best.
         similarity: cosine of the global descriptors of the photo and its most similar reference.
         similarity_lead: how far that lies above the most similar reference elsewhere.
         scoring: what the candidates' matches are.

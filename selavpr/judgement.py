@@ -17,8 +17,9 @@ from selavpr.errors import IndexFileError
 from selavpr.regression import logistic
 from selavpr.structs import ModelConfig, is_number
 
-VERSION = 2
-"""Of the calibration's form; another one is passed over, which leaves the index uncalibrated."""
+VERSION = 3
+"""Of the calibration's form, and of how the answers it speaks of are come by; another one is passed
+over, which leaves the index uncalibrated."""
 
 MAX_TOP_K = 1000
 """Most candidates an answer may be made of."""

@@ -3,8 +3,9 @@
 Two stages (SelaVPR, section 3.4): the global descriptor finds the most similar reference photos,
 then their local features are matched against the photo's and the order follows the number of
 mutual nearest neighbours, counted or expected as the model was trained for. Then those have their
-turn, too, that the first stage found less similar but that stand beside the best. How many are
-re-ranked settles place, verdict and probability; how many are shown does not.
+turn, too, that the first stage found less similar but that stand beside the best, and a narrow lead
+is settled by what the surroundings match. How many are re-ranked settles place, verdict and
+probability; how many are shown does not.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from selavpr.images import PhotoSource, load_image
 from selavpr.index import PlaceIndex
 from selavpr.judgement import MAX_TOP_K, Calibration
 from selavpr.localfeatures import Local
-from selavpr.locating import LEADERS, beside, fused
+from selavpr.locating import LEADERS, beside, foremost, fused
 from selavpr.matching import keypoints, mutual_nearest
 from selavpr.model import Precision, SelaVPR
 from selavpr.published import open_index
@@ -384,9 +385,12 @@ class Recognizer:
     def _ranked(
         self, found: list[tuple[int, float]], scores: Mapping[int, float], reach: int
     ) -> tuple[Candidate, ...]:
-        """More matches first, then those that were not re-ranked; ties by the global order."""
+        """The foremost, more matches first, those that were not re-ranked; ties by global order."""
         rescored = list(scores)
         order = [rescored[i] for i in order_of(list(scores.values()))]
+        if order:
+            places = [self.index.place(found[i][0]).location for i in order]
+            order.insert(0, order.pop(foremost(places, [scores[i] for i in order])))
         order += [i for i in range(min(reach, len(found))) if i not in scores]
         return tuple(
             Candidate(

@@ -287,9 +287,10 @@ class Candidate:
         global_rank: 1 for the most similar global descriptor.
         rank: 1 for the best after re-ranking; the same as ``global_rank`` without it.
         similarity: cosine of the global descriptors, -1 to 1.
-        matches: what re-ranking orders by; None where not re-ranked. Mutual nearest neighbours of
-            local features: counted, exactly for the leading candidates and estimated for the rest
-            (see ``matching.count_mutual``), or expected (see ``matching.expect_mutual``).
+        matches: what re-ranking orders by, but for a narrow lead (see ``locating.foremost``); None
+            where not re-ranked. Mutual nearest neighbours of local features: counted, exactly for
+            the leading candidates and estimated for the rest (see ``matching.count_mutual``), or
+            expected (see ``matching.expect_mutual``).
     """
 
     place: Place

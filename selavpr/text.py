@@ -135,6 +135,10 @@ _TEXT: dict[str, tuple[str, str]] = {
         "By shared details, weighed by how unmistakable they are",
         "按两图共有的细节，并按独特程度加权",
     ),
+    "foremost": (
+        "First, narrowly, as pictures beside it match, too",
+        "相差无几，因旁边的图片也吻合而居首",
+    ),
     "reranked_off": (
         "Re-ranking is off. Switch it on under Options to compare.",
         "重排已关闭，可在“选项”中打开以作比较。",
@@ -210,9 +214,10 @@ _TEXT: dict[str, tuple[str, str]] = {
         "Second stage. The same network gives a grid of local details. Those that choose each "
         "other in both pictures speak for a place: counted one by one, or weighed by how "
         "unmistakable they are and by how alike they lie in both, as the model has it. The "
-        "strongest case wins.",
+        "strongest case wins; where it is narrow, the one whose neighbours match best, too.",
         "第二阶段：同一网络给出局部细节的网格。两图中互相选中的细节支持该地点：依模型而定，"
-        "或逐一计数，或按独特程度及其在两图中布局的相似程度加权。支持最强者胜出。",
+        "或逐一计数，或按独特程度及其在两图中布局的相似程度加权。支持最强者胜出；"
+        "相差无几时，周围图片也最吻合者胜出。",
     ),
     "svg_photo": ("photo", "照片"),
     "svg_network": ("DINOv2 + adapters", "DINOv2 + 适配器"),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks import baselines, describers, matchers
 from benchmarks.apart import apart
-from benchmarks.baselines import Trial, recalls, rerank, rules, run, trial
+from benchmarks.baselines import Trial, recalls, rerank, rules, run, settled, trial
 from selavpr import SelaVPR
 from selavpr.benchmarkphotos import BenchmarkPhoto
 from selavpr.images import load_image, preprocess
@@ -113,11 +113,23 @@ def test_scores_order_and_resume(photos: Path, tmp_path: Path) -> None:
 
     task = trial("bgu-day", photos, None, 0)
     matcher, lists = Fixed(), [[0, 3, 1, 2]] * 4
-    ordered, seconds = rerank("fixed", matcher, task, lists, tmp_path / "w", {})
+    ordered, scores, seconds = rerank("fixed", matcher, task, lists, tmp_path / "w", {})
+    assert [sorted(found, reverse=True) for found in scores] == scores
     assert ordered == [[3, 1, 0, 2]] * 4  # ties by the order they came in
     assert matcher.looked == 8 and seconds["seconds_per_pair"] > 0
     assert rerank("fixed", matcher, task, lists, tmp_path / "w", {})[0] == ordered
     assert matcher.looked == 8
+
+
+def test_narrow_leads_are_settled(tmp_path: Path) -> None:
+    """One lone reference, three together and three that match by chance, far from each other."""
+    east = (0, 1000, 1015, 1030, 2000, 3000, 4000)
+    database = [photo(tmp_path, f"{x}", location=ORIGIN.moved(x, 0)) for x in east]
+    task = Trial("x", [], database, np.ones((2, 7), bool), np.zeros((2, 7)))
+    lists = [[0, 1, 2, 3, 4, 5, 6], [0, 2, 1, 3, 5, 6, 4]]
+    narrow, clear = [9.0, 8.9, 8.8, 1.5, 1.0, 1.0, 1.0], [9.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0]
+    assert settled(task, lists, [narrow] * 2) == [[1, 0, 2, 3, 4, 5, 6], [2, 0, 1, 3, 5, 6, 4]]
+    assert settled(task, lists, [clear] * 2) == lists
 
 
 def test_a_run(
@@ -131,6 +143,7 @@ def test_a_run(
     rows = {row["name"]: row for row in report["rows"]}
     # The same pictures, a little smaller: every one is found.
     assert rows["re-ranked: ours"]["recall"][0].startswith("100.0")
+    assert rows["re-ranked: raw, narrow leads settled"]["costs"] == []
     # 15 m apart: 2 + 3 + 3 + 2 of 16 within 25 m.
     assert rows["chance"]["recall"][:2] == ["25.0", "62.5"]
     # Three of the four are candidates; a right one is among them.
@@ -279,10 +292,13 @@ def test_what_lies_alike_counts_for_more(tmp_path: Path) -> None:
         matchers.Ours(random_model(dataclasses.replace(shape, agreement=x))) for x in (False, True)
     )
     (query,) = alike.ask(tmp_path / "0.png")
-    for i, least in ((0, 0.5), (1, 0.0)):
+    scores = []
+    for i in range(2):
         known = alike.look(tmp_path / f"{i}.png")
-        most = all_.score((query,), known)
-        assert least * most < alike.score((query,), known) < most
+        scores.append((alike.score((query,), known), all_.score((query,), known)))
+    (same, most), (other, all_there) = scores
+    assert same == pytest.approx(most, rel=1e-5)  # in the same picture everything lies alike
+    assert 0 < other < 0.99 * all_there
 
 
 def test_a_process_that_dies_is_an_error() -> None:

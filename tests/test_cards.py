@@ -256,6 +256,19 @@ def test_score_and_count_of_matches_are_told_apart(recognition: Recognition) -> 
     assert "score" not in Text(cards.matches(counted, TOWN, "data:", 1, 2, 3)).words
 
 
+def test_first_place_with_fewer_matches_is_explained(recognition: Recognition) -> None:
+    why = "as pictures beside it match, too"
+    assert why not in Text(cards.columns(recognition, str, 0, TOWN)).words
+    best, second, *rest = recognition.candidates
+    swapped = (
+        dataclasses.replace(second, rank=1), dataclasses.replace(best, rank=2), *rest
+    )  # fmt: skip
+    narrow = dataclasses.replace(recognition, candidates=swapped)
+    source = cards.columns(narrow, str, 0, TOWN)
+    assert Text(source).words.count(why) == 1
+    assert why in Text(source.split("sv-rerank")[1].split("</li>")[0]).words
+
+
 @pytest.mark.parametrize("moved", [True, False])
 def test_distance_between_both_answers(recognition: Recognition, moved: bool) -> None:
     here = recognition.location.location

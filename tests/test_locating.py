@@ -1,13 +1,16 @@
-"""The fused position: agreement outvotes a narrow leader, never a clear one; nothing raises."""
+"""First place and fused position: agreement outvotes a narrow leader, never a clear one."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from selavpr.geo import Location
-from selavpr.locating import RADIUS_M, beside, fused
+from selavpr.locating import NARROW, RADIUS_M, VOTING, beside, foremost, fused
 from selavpr.structs import Candidate, Place
 
 HOME = Location(60.0, 25.0)
@@ -97,3 +100,73 @@ def test_who_stands_beside_a_leader(leaders: list[int], others: list[int]) -> No
     assert found == sorted(set(found))
     assert {i for i, x in enumerate(near) if x < RADIUS_M - 0.5} <= set(found)
     assert set(found) <= {i for i, x in enumerate(near) if x < RADIUS_M + 0.5}
+
+
+def first(*rows: tuple[Location, float]) -> Location:
+    """The foremost place; rows in any order."""
+    ordered = sorted(rows, key=lambda row: -row[1])
+    return ordered[foremost([place for place, _ in ordered], [count for _, count in ordered])][0]
+
+
+def test_a_narrow_lead_is_settled_by_what_stands_around() -> None:
+    """1.0 alone against 0.9 and two neighbours of 0.5: 0.73 + 0.125 (0.95 + 0.80) = 0.95; of 0.7,
+    0.73 + 0.34 (0.95 + 0.80) = 1.33."""
+
+    def street(count: int) -> Location:
+        return first((FAR, 200), (HOME, 190), (HOME.moved(10, 0), count),
+                     (HOME.moved(0, 20), count), *CHANCE)  # fmt: skip
+
+    assert street(150) == FAR and street(170) == HOME
+
+
+def test_a_clear_lead_is_not_questioned() -> None:
+    """However many stand together: less than ``NARROW`` of the evidence is no contender."""
+    crowd = [(HOME.moved(i, 0), 165) for i in range(5)]
+    assert first((FAR, 200), *crowd, *CHANCE, *CHANCE) == FAR
+
+
+def test_a_picture_that_matches_nothing_is_never_first() -> None:
+    """It stands between two that match, looking the other way."""
+    both = [(HOME.moved(-15, 0), 200), (HOME.moved(15, 0), 199)]
+    assert first(*both, (HOME, 100), *CHANCE) == both[0][0]
+
+
+def test_of_one_spot_the_view_with_most_matches_is_first() -> None:
+    places = [FAR, HOME, HOME, HOME, *(place for place, _ in CHANCE)]
+    assert foremost(places, [200, 190, 185, 180, *(count for _, count in CHANCE)]) == 1
+
+
+@pytest.mark.parametrize("matches", [[7.0], [0.0, 0.0, 0.0], [5, 5], [3, 2]])
+def test_nothing_around_leaves_the_order(matches: list[float]) -> None:
+    assert foremost([HOME.moved(1000 * i, 0) for i in range(len(matches))], matches) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-60, 60), st.integers(-60, 60), st.integers(0, 50)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sampled_from([0.01, 1.0, 300.0]),
+)
+def test_foremost_is_what_the_words_say(rows: list[tuple[int, int, int]], unit: float) -> None:
+    rows = sorted(rows, key=lambda row: -row[2])
+    places = [HOME.moved(east, north) for east, north, _ in rows]
+    matches = [unit * count for *_, count in rows]
+    found = foremost(places, matches)
+    floor = float(np.median(matches))
+    most = matches[0] - floor
+    if not most:
+        assert found == 0
+        return
+    excess = [max(m - floor, 0) / most for m in matches]
+    around = [
+        sum(
+            vote**VOTING * math.exp(-((place.distance_m(voter) / RADIUS_M) ** 2) / 2)
+            for voter, vote in zip(places, excess, strict=True)
+        )
+        for place in places
+    ]
+    contending = [i for i, value in enumerate(excess) if value >= NARROW - 1e-12]
+    assert found in contending
+    assert around[found] == pytest.approx(max(around[i] for i in contending), rel=1e-4)

@@ -724,10 +724,10 @@ def test_answers_to_queries_are_kept_and_counted(
     counts = found.facts["verdicts"].values()
     assert sum(about["photos"] for about in counts) == 4
     # Those beside the best are no further answers of the first stage.
-    longer = [dataclasses.replace(a, rows=list(range(COUNT - 1)), depth=4) for a in answers]
-    longer = [dataclasses.replace(a, matches=[1.0] * (COUNT - 1)) for a in longer]
+    rows = list(range(COUNT - 1))
+    longer = [dataclasses.replace(a, rows=rows, ranked=rows[::-1], depth=4) for a in answers]
     for stage in evaluate(recognizer.index, longer).rows[0].recalls.values():
         assert list(stage) == [1]
-    lost = [Answer(Query(Path("x"), None), [0], [0.0], 1, 1, Location(0, 0), Evidence(0, 0, 0), {})]
+    lost = [Answer(Query(Path("x"), None), [0], [0], 1, 1, Location(0, 0), Evidence(0, 0, 0), {})]
     with pytest.raises(SelaVPRError):
         evaluate(recognizer.index, lost)

@@ -133,6 +133,22 @@ def test_those_beside_the_best_are_re_ranked_however_far_down_they_stand(
     assert recognizer.evidence(found) == recognizer.evidence(fewer)
 
 
+def test_a_narrow_lead_is_settled_by_the_surroundings(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photos stand 40 m apart in the order of their rows: two together against one alone."""
+    by_row(monkeypatch, {0: 100, 5: 99, 6: 98})
+    found = recognizer.recognize(drawn(50), top_k=COUNT, rerank_depth=COUNT)
+    assert [(c.row, c.rank, c.matches) for c in found.candidates[:3]] == [
+        (5, 1, 99), (0, 2, 100), (6, 3, 98),
+    ]  # fmt: skip
+    evidence = recognizer.evidence(found)
+    assert evidence.lead == pytest.approx(-1 / 99)
+    by_row(monkeypatch, {0: 100, 5: 69, 6: 69})
+    clear = recognizer.recognize(drawn(50), top_k=COUNT, rerank_depth=COUNT)
+    assert clear.candidates[0].row == 0
+
+
 def test_no_more_than_half_as_many_are_added(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,6 @@ from selavpr import confidence
 from selavpr.cityeval import Answer, ask, read_queries
 from selavpr.metrics import RIGHT_M
 from selavpr.recognizer import Recognizer
-from selavpr.reranking import order_of
 
 ROOT = Path(__file__).resolve().parent.parent
 NEAR_M = 10.0
@@ -46,7 +45,7 @@ def first_errors(answer: Answer, recognizer: Recognizer) -> tuple[float, float]:
     """Metres from the truth to the first place by the global stage, and after re-ranking."""
     truth = answer.query.location
     assert truth is not None, "only photos of the city are asked this"
-    rows = (answer.rows[0], answer.rows[order_of(answer.matches)[0]])
+    rows = (answer.rows[0], answer.ranked[0])
     before, after = (truth.distance_m(recognizer.index.places[row].location) for row in rows)
     return before, after
 
