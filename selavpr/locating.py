@@ -31,7 +31,7 @@ LEADERS = 5
 
 NARROW = 0.7
 """Candidates with this share of the best one's evidence contend for the first place. Shares from
-0.3 to 0.8 put the same photos of the bundled city right; with fewer contenders more of the first
+0.3 to 0.8 put as many photos of the bundled city right; with fewer contenders more of the first
 places have most matches, too, as people expect."""
 
 
