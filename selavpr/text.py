@@ -214,7 +214,7 @@ _TEXT: dict[str, tuple[str, str]] = {
         "Second stage. The same network gives a grid of local details. Those that choose each "
         "other in both pictures speak for a place: counted one by one, or weighed by how "
         "unmistakable they are and by how alike they lie in both, as the model has it. The "
-        "strongest case wins; where it is narrow, the one whose neighbours match best, too.",
+        "strongest case wins; of cases nearly as strong, the one whose neighbours match, too.",
         "第二阶段：同一网络给出局部细节的网格。两图中互相选中的细节支持该地点：依模型而定，"
         "或逐一计数，或按独特程度及其在两图中布局的相似程度加权。支持最强者胜出；"
         "相差无几时，周围图片也最吻合者胜出。",
