@@ -1,8 +1,8 @@
 """How sure is the answer? The evidence of a recognition, and the verdict without calibration.
 
 The raw number of mutual matches says little: two random 61 x 61 grids share about 1,870 of them
-(REFERENCE figures, and measured). What tells is how far the best candidate's count stands out from
-the other candidates', how many of its matches agree on one geometry, how far the next best *other*
+(REFERENCE figures, and measured). What tells is how far the largest count stands out from the other
+candidates', how many of the best one's matches agree on one geometry, how far the next best *other*
 place falls behind, and whether the leading candidates lie together on the map.
 
 A calibration (see ``judgement``) turns this evidence into probabilities. Until an index has one,
@@ -35,7 +35,7 @@ unless a calibration, or the user, says otherwise; the matches of the best of th
 evidence, too."""
 
 PROBABLE: Mapping[Scoring, Mapping[str, float]] = {
-    "count": {"margin": 10.0, "agreeing": 0.35},
+    "count": {"margin": 10.0, "agreeing": 0.35, "lead": 0.0},
     "expected": {"margin": 4.0, "lead": 0.25},
 }
 """Least evidence for "probably", all of it, if nobody has calibrated the index. On the bundled
@@ -60,13 +60,13 @@ class Evidence:
 
     Attributes:
         agreeing: share of the best candidate's matches that agree on one geometry, 0 to 1.
-        margin: how far the best candidate's count lies above the median of all candidates, in
-            robust standard deviations; 0 where nothing was re-ranked.
+        margin: how far the largest count lies above the median of all candidates, in robust
+            standard deviations; 0 where nothing was re-ranked.
         together: share of the five best candidates that lie within 50 m of the answer, 0 to 1.
         share: the best candidate's matches as a share of the photo's local descriptors that could
             match, 0 to 1.
-        lead: by what share of its count the best candidate beats the best one elsewhere; below 0
-            where its surroundings made it the best.
+        lead: by what share of its count the best candidate beats the best one elsewhere; may be
+            below 0 where its surroundings made it the best.
         similarity: cosine of the global descriptors of the photo and its most similar reference.
         similarity_lead: how far that lies above the most similar reference elsewhere.
         scoring: what the candidates' matches are.

@@ -31,8 +31,8 @@ LEADERS = 5
 
 NARROW = 0.7
 """Candidates with this share of the best one's evidence contend for the first place. Shares from
-0.3 to 0.8 put as many photos of the bundled city right; with fewer contenders more of the first
-places have most matches, too, as people expect."""
+0.3 to 0.8 put as many photos of the bundled city right within 25 m; with fewer contenders more of
+the first places have most matches, too, as people expect."""
 
 
 def beside(leaders: Sequence[Location], others: Sequence[Location]) -> list[int]:
@@ -68,7 +68,7 @@ def foremost(places: Sequence[Location], matches: Sequence[float]) -> int:
     excess = _excess(matches)
     votes = excess**VOTING
     points = np.array([place.from_centre_m() for place in places])
-    voters, contenders = np.flatnonzero(votes), np.flatnonzero(excess >= NARROW)
+    voters, contenders = np.flatnonzero(votes), np.flatnonzero(excess >= NARROW - 1e-9)
     if not len(contenders):
         return 0
     apart = np.linalg.norm(points[contenders, None] - points[voters], axis=2)

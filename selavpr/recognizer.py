@@ -248,7 +248,7 @@ class Recognizer:
                 scores = self._rerank(looks, [row for row, _ in found], depth)
         progress("locate", 0.9)
         with _timed(timings, "locate"):
-            candidates = self._ranked(found, scores, reach)
+            candidates = self._ranked(found, scores, reach, settling)
             usual = depth == self.depth
             estimate = self._locate(features, photo_size, candidates[:settling], usual)
         progress("done", 1.0)
@@ -383,14 +383,18 @@ class Recognizer:
         return scores
 
     def _ranked(
-        self, found: list[tuple[int, float]], scores: Mapping[int, float], reach: int
+        self, found: list[tuple[int, float]], scores: Mapping[int, float], reach: int, settling: int
     ) -> tuple[Candidate, ...]:
-        """The foremost, more matches first, those that were not re-ranked; ties by global order."""
+        """More matches first, then those that were not re-ranked; ties by the global order.
+
+        The foremost of those that the answer is made of, the first ``settling``, goes before all.
+        """
         rescored = list(scores)
         order = [rescored[i] for i in order_of(list(scores.values()))]
         if order:
-            places = [self.index.place(found[i][0]).location for i in order]
-            order.insert(0, order.pop(foremost(places, [scores[i] for i in order])))
+            best = order[:settling]
+            places = [self.index.place(found[i][0]).location for i in best]
+            order.insert(0, order.pop(foremost(places, [scores[i] for i in best])))
         order += [i for i in range(min(reach, len(found))) if i not in scores]
         return tuple(
             Candidate(

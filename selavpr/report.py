@@ -20,7 +20,8 @@ def to_dict(recognition: Recognition, photo: str) -> dict[str, Any]:
         "global_rank", "place_id", "lat", "lon", "street", "similarity", "matches"}],
         "timings_ms"}``; distances in metres, angles in degrees, unknown values null.
         "confidence" is the probability that the photo shows the city, "right" that the location is
-        within 25 m of the truth.
+        within 25 m of the truth. A candidate of rank 1 may have fewer matches than others, see
+        ``locating.foremost``.
     """
     estimate = recognition.location
     return {

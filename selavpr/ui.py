@@ -514,8 +514,9 @@ def _add_api(site: Site) -> None:
         api_name="locate",
         api_description="Find where a photo was taken. Returns the verdict, the position in "
         "degrees with error radii in metres (null where the index is not calibrated), the "
-        "position of the first stage alone, the candidates by rank with place_id, position, "
-        "street, cosine similarity and number of matches, and milliseconds by stage.",
+        "position of the first stage alone, the candidates by rank (most matches first, but for "
+        "narrow leads) with place_id, position, street, cosine similarity and number of matches, "
+        "and milliseconds by stage.",
         **_ANSWER,
     )
     button.click(

@@ -47,6 +47,9 @@ def test_probably_needs_both_signs_and_more_is_never_claimed() -> None:
         expected = "probably" if agreeing >= 0.35 and stands_out >= 10 else "unsure"
         for together in (0.0, 1.0):
             assert verdict(Evidence(agreeing, stands_out, together)) == expected
+    # Nor where one elsewhere has more matches, and the best is first by its surroundings.
+    assert verdict(Evidence(1.0, 99.0, 1.0, lead=0.0)) == "probably"
+    assert verdict(Evidence(1.0, 99.0, 1.0, lead=-0.01)) == "unsure"
 
 
 def test_expected_matches_stand_out_sooner() -> None:
