@@ -56,6 +56,7 @@ from selavpr.journal import Journal
 from selavpr.layouts import read_benchmark
 from selavpr.localfeatures import Local
 from selavpr.locating import foremost
+from selavpr.reranking import order_of
 from selavpr.tables import read_table
 from selavpr.weights import DEFAULT_MODEL, digest
 
@@ -242,18 +243,15 @@ def rerank(
                 journal.add(str(i), record)
             spent["score"] += record["seconds"]
             spent["scored"] += len(rows)
-            best = sorted(range(len(rows)), key=lambda j: (-record["scores"][j], j))
+            best = order_of(record["scores"])
             ordered.append([rows[j] for j in best])
             scored.append([record["scores"][j] for j in best])
-    return (
-        ordered,
-        scored,
-        {
-            "seconds_per_photo": spent["ask"] / max(spent["asked"], 1),
-            "seconds_per_pair": spent["score"] / max(spent["scored"], 1),
-            "bytes_per_photo": spent["kept"] / max(spent["looked"], 1),
-        },
-    )
+    costs = {
+        "seconds_per_photo": spent["ask"] / max(spent["asked"], 1),
+        "seconds_per_pair": spent["score"] / max(spent["scored"], 1),
+        "bytes_per_photo": spent["kept"] / max(spent["looked"], 1),
+    }
+    return ordered, scored, costs
 
 
 def settled(task: Trial, ordered: list[list[int]], scored: list[list[float]]) -> list[list[int]]:

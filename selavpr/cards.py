@@ -191,7 +191,6 @@ def columns(
     """
     position = {c.row: i for i, c in enumerate(recognition.either)}
     reranked = any(c.matches is not None for c in recognition.candidates)
-
     most = max((c.matches or 0 for c in recognition.candidates), default=0)
 
     def column(kind: str, candidates: Sequence[Candidate]) -> str:

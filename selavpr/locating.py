@@ -65,7 +65,7 @@ def foremost(places: Sequence[Location], matches: Sequence[float]) -> int:
     Returns:
         A position in both; of candidates at one spot the one with most matches.
     """
-    excess = _excess(matches)
+    excess = _excess(matches, float(np.median(matches)))
     votes = excess**VOTING
     points = np.array([place.from_centre_m() for place in places])
     voters, contenders = np.flatnonzero(votes), np.flatnonzero(excess >= NARROW - 1e-9)
@@ -99,8 +99,7 @@ def fused(candidates: Sequence[Candidate]) -> Location:
     return location
 
 
-def _excess(values: Sequence[float], floor: float | None = None) -> NDArray[np.float64]:
-    """How far each exceeds the floor, the median of all unless given, as a share of the most."""
+def _excess(values: Sequence[float], floor: float) -> NDArray[np.float64]:
+    """How far each exceeds the floor, as a share of the most; 0 where it does not."""
     found = np.asarray(values, dtype=np.float64)
-    floor = float(np.median(found)) if floor is None else floor
     return np.maximum(found - floor, 0.0) / max(float(found.max()) - floor, 1e-9)

@@ -391,14 +391,14 @@ class Recognizer:
         """
         rescored = list(scores)
         order = [rescored[i] for i in order_of(list(scores.values()))]
-        if order:
-            best = order[:settling]
-            places = [self.index.place(found[i][0]).location for i in best]
-            order.insert(0, order.pop(foremost(places, [scores[i] for i in best])))
         order += [i for i in range(min(reach, len(found))) if i not in scores]
+        places = {i: self.index.place(found[i][0]) for i in order}
+        if best := order[: min(settling, len(scores))]:
+            first = foremost([places[i].location for i in best], [scores[i] for i in best])
+            order.insert(0, order.pop(first))
         return tuple(
             Candidate(
-                place=self.index.place(found[i][0]),
+                place=places[i],
                 row=found[i][0],
                 global_rank=i + 1,
                 rank=rank,

@@ -830,7 +830,7 @@ def test_a_source_is_of_a_known_kind_or_refused(layout: str, source: str) -> Non
 @FEW
 @given(st.none() | cities, cities)
 def test_answers_become_samples_with_their_errors(truth: Location | None, place: Location) -> None:
-    answer = Answer(Query(Path("x"), truth), [0], [1.0], 1, 1, place, Evidence(0.5, 1, 0.2), {})
+    answer = Answer(Query(Path("x"), truth), [0], [0], 1, 1, place, Evidence(0.5, 1, 0.2), {})
     assert answer.error_m == (None if truth is None else truth.distance_m(place))
     [sample] = samples([answer])
     assert (sample.evidence, sample.error_m) == (answer.evidence, answer.error_m)
